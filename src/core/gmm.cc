@@ -1,0 +1,160 @@
+// gmm (M-grouped) and gmm_wgrad (K-grouped): validate, choose a path, plan, run.
+#include "grouped_gemm/gmm.h"
+
+#include "base/check.h"
+#include "core/path.h"
+#include "core/validate.h"
+#include "cpu/door.h"
+#include "cuda/door.h"
+
+namespace gg {
+namespace {
+
+constexpr const char* kGmm = "gmm";
+constexpr const char* kWgrad = "gmm_wgrad";
+
+void require_operand(core::Argument argument, const TensorView& tensor, const Target& target) {
+  if (target.kind == Target::Kind::kCpu) {
+    core::require_dtype(argument, tensor,
+                        {DType::kBFloat16, DType::kFloat16, DType::kFloat32, DType::kFloat64});
+  } else {
+    core::require_dtype(argument, tensor, {DType::kBFloat16, DType::kFloat16, DType::kFloat32},
+                        "cast it (float64 runs on the CPU only)");
+  }
+}
+
+void require_out_dtype(const char* op, const TensorView& out, DType operands) {
+  if (operands == DType::kFloat64) {
+    core::require_dtype({op, "out"}, out, {DType::kFloat64});
+  } else {
+    core::require_dtype({op, "out"}, out, {operands, DType::kFloat32},
+                        "the operands' dtype or float32");
+  }
+}
+
+// Output elements that share memory would be written by several threads.
+void require_distinct_elements(const char* op, const TensorView& out) {
+  if (out.num_elements() == 0) return;
+  for (int d = 0; d < out.rank; ++d) {
+    GG_REQUIRE(out.size(d) <= 1 || out.stride(d) != 0, op, ": out got stride 0 in dimension ", d,
+               "; needs a tensor whose elements do not overlap");
+  }
+}
+
+// Bytes from a tensor's first element to the end of its last; strides >= 0.
+struct Extent {
+  const char* begin;
+  const char* end;
+  bool is_dense;  // every byte belongs to an element
+
+  explicit Extent(const TensorView& tensor) : begin(static_cast<const char*>(tensor.data)) {
+    int64_t last = 0;
+    for (int d = 0; d < tensor.rank; ++d) last += (tensor.size(d) - 1) * tensor.stride(d);
+    end = tensor.num_elements() == 0 ? begin : begin + (last + 1) * size_of(tensor.dtype);
+    is_dense = end - begin == tensor.num_elements() * size_of(tensor.dtype);
+  }
+};
+
+// Two views with gaps may interleave without sharing an element; what surely
+// overlaps is refused, since groups would read what others have written.
+void require_apart(const char* op, const TensorView& out, const char* name,
+                   const TensorView& operand) {
+  const Extent left(out);
+  const Extent right(operand);
+  const bool touch = left.begin < right.end && right.begin < left.end;
+  const bool overlap = touch && (left.is_dense || right.is_dense || left.begin == right.begin);
+  GG_REQUIRE(!overlap || out.data == nullptr, op, ": out got memory that ", name,
+             " lies in; needs memory of its own; write to another tensor and copy");
+}
+
+void validate(const GmmProblem& problem, const Target& target) {
+  core::require_rank({kGmm, "a"}, problem.tokens, 2, "[tokens, K]");
+  core::require_rank({kGmm, "b"}, problem.weights, 3, "one matrix for each group");
+  require_operand({kGmm, "a"}, problem.tokens, target);
+  GG_REQUIRE(problem.weights.dtype == problem.tokens.dtype, kGmm, ": b got dtype ",
+             to_string(problem.weights.dtype), "; needs a's dtype, ",
+             to_string(problem.tokens.dtype), "; cast one of them");
+  GG_REQUIRE(problem.weights.size(2) == problem.tokens.size(1), kGmm,
+             ": b got a reduction dimension of ", problem.weights.size(2), "; needs a's, ",
+             problem.tokens.size(1), "; check trans_b");
+  GG_REQUIRE(problem.weights.size(0) == problem.groups.num_groups, kGmm, ": batch_sizes got ",
+             problem.groups.num_groups, " groups; needs b's number of matrices, ",
+             problem.weights.size(0));
+  core::require_shape({kGmm, "out"}, problem.out, {problem.tokens.size(0), problem.weights.size(1)},
+                      "[tokens, N]");
+  require_out_dtype(kGmm, problem.out, problem.tokens.dtype);
+  require_distinct_elements(kGmm, problem.out);
+  require_apart(kGmm, problem.out, "a", problem.tokens);
+  require_apart(kGmm, problem.out, "b", problem.weights);
+  core::require_groups({kGmm, problem.groups.cumulative ? "offs" : "batch_sizes"}, problem.groups,
+                       problem.tokens.size(0));
+}
+
+void validate(const GmmWgradProblem& problem, const Target& target) {
+  core::require_rank({kWgrad, "a"}, problem.tokens, 2, "[tokens, K]");
+  core::require_rank({kWgrad, "dy"}, problem.dy, 2, "[tokens, N]");
+  require_operand({kWgrad, "a"}, problem.tokens, target);
+  GG_REQUIRE(problem.dy.dtype == problem.tokens.dtype, kWgrad, ": dy got dtype ",
+             to_string(problem.dy.dtype), "; needs a's dtype, ", to_string(problem.tokens.dtype),
+             "; cast one of them");
+  GG_REQUIRE(problem.dy.size(0) == problem.tokens.size(0), kWgrad, ": dy got ", problem.dy.size(0),
+             " rows; needs a's, ", problem.tokens.size(0));
+  core::require_shape({kWgrad, "out"}, problem.out,
+                      {problem.groups.num_groups, problem.dy.size(1), problem.tokens.size(1)},
+                      "one matrix for each group (before trans_b swaps its dimensions)");
+  require_out_dtype(kWgrad, problem.out, problem.dy.dtype);
+  require_distinct_elements(kWgrad, problem.out);
+  require_apart(kWgrad, problem.out, "dy", problem.dy);
+  require_apart(kWgrad, problem.out, "a", problem.tokens);
+  core::require_groups({kWgrad, problem.groups.cumulative ? "offs" : "batch_sizes"}, problem.groups,
+                       problem.dy.size(0));
+}
+
+}  // namespace
+
+GmmPlan plan_gmm(const GmmProblem& problem, const Target& target) {
+  validate(problem, target);
+  GmmPlan plan;
+  plan.path = core::choose_path(kGmm, target, {Path::kParallel, Path::kReference, Path::kPortable});
+  if (target.kind == Target::Kind::kCuda) cuda::plan_gmm(plan, problem, target.limits);
+  return plan;
+}
+
+GmmPlan plan_gmm_wgrad(const GmmWgradProblem& problem, const Target& target) {
+  validate(problem, target);
+  GmmPlan plan;
+  plan.k_grouped = true;
+  plan.path =
+      core::choose_path(kWgrad, target, {Path::kParallel, Path::kReference, Path::kPortable});
+  if (target.kind == Target::Kind::kCuda) cuda::plan_gmm_wgrad(plan, problem, target.limits);
+  return plan;
+}
+
+void run(const GmmPlan& plan, const GmmProblem& problem, Workspace workspace, Stream stream) {
+  core::require_workspace(kGmm, workspace, plan.workspace_bytes);
+  if (problem.out.num_elements() == 0) return;
+  if (plan.path == Path::kPortable) {
+    cuda::gmm(plan, problem, workspace, stream);
+  } else {
+    cpu::gmm(plan, problem, stream);
+  }
+}
+
+void run(const GmmPlan& plan, const GmmWgradProblem& problem, Workspace workspace, Stream stream) {
+  core::require_workspace(kWgrad, workspace, plan.workspace_bytes);
+  if (problem.out.num_elements() == 0) return;
+  if (plan.path == Path::kPortable) {
+    cuda::gmm_wgrad(plan, problem, workspace, stream);
+  } else {
+    cpu::gmm_wgrad(plan, problem, stream);
+  }
+}
+
+std::string to_string(const GmmPlan& plan) {
+  return base::concat(plan.k_grouped ? "gmm_wgrad " : "gmm ", to_string(plan.path),
+                      " tile=", plan.policy.tile_m, "x", plan.policy.tile_n, "x",
+                      plan.policy.tile_k, " blocks<=", plan.num_blocks,
+                      " workspace=", plan.workspace_bytes, "B");
+}
+
+}  // namespace gg

@@ -1,0 +1,102 @@
+#include "core/path.h"
+
+#include <cstdlib>
+#include <cstring>
+#include <string>
+
+#include "base/check.h"
+#include "cuda/door.h"
+
+namespace gg {
+
+Target Target::cpu() { return Target{}; }
+
+Target Target::cuda(int device_index) {
+  Target target;
+  target.kind = Kind::kCuda;
+  target.device_index = device_index;
+  target.limits = cuda::device_limits(device_index);
+  return target;
+}
+
+Target Target::cuda(const DeviceLimits& limits) {
+  Target target;
+  target.kind = Kind::kCuda;
+  target.limits = limits;
+  return target;
+}
+
+const char* built_cuda_architectures() { return cuda::built_architectures(); }
+
+}  // namespace gg
+
+namespace gg::core {
+namespace {
+
+struct PathRow {
+  Path path;
+  Target::Kind kind;
+  int min_compute_capability;  // 0 on the CPU
+};
+
+constexpr PathRow kPaths[] = {
+    {Path::kReference, Target::Kind::kCpu, 0},
+    {Path::kParallel, Target::Kind::kCpu, 0},
+    {Path::kPortable, Target::Kind::kCuda, 70},
+};
+
+const PathRow& row_of(Path path) {
+  for (const PathRow& row : kPaths) {
+    if (row.path == path) return row;
+  }
+  throw Error(base::concat("path: no row for ", to_string(path)));
+}
+
+Path forced_path(const char* op, const Target& target) {
+  if (target.force_path != Path::kAuto) return target.force_path;
+  const char* name = std::getenv("GG_FORCE_PATH");
+  if (name == nullptr || *name == '\0' || std::strcmp(name, "auto") == 0) return Path::kAuto;
+  std::string known = "auto";
+  for (const PathRow& row : kPaths) {
+    if (std::strcmp(name, to_string(row.path)) == 0) return row.path;
+    known += base::concat(", ", to_string(row.path));
+  }
+  GG_REQUIRE(false, op, ": the environment variable GG_FORCE_PATH got '", name, "'; needs one of ",
+             known, "; unset it");
+  return Path::kAuto;
+}
+
+bool contains(std::initializer_list<Path> menu, Path path) {
+  for (Path entry : menu) {
+    if (entry == path) return true;
+  }
+  return false;
+}
+
+}  // namespace
+
+Path choose_path(const char* op, const Target& target, std::initializer_list<Path> menu) {
+  const Path forced = forced_path(op, target);
+  const bool on_cuda = target.kind == Target::Kind::kCuda;
+  if (forced != Path::kAuto && row_of(forced).kind == target.kind && contains(menu, forced)) {
+    GG_REQUIRE(target.limits.compute_capability >= row_of(forced).min_compute_capability, op,
+               ": forced path ", to_string(forced), " got a device of compute capability ",
+               target.limits.compute_capability / 10, ".", target.limits.compute_capability % 10,
+               "; needs ", row_of(forced).min_compute_capability / 10, ".",
+               row_of(forced).min_compute_capability % 10, " or more; unset GG_FORCE_PATH");
+    return forced;
+  }
+  for (Path path : menu) {
+    const PathRow& row = row_of(path);
+    if (row.kind == target.kind && target.limits.compute_capability >= row.min_compute_capability) {
+      return path;
+    }
+  }
+  GG_REQUIRE(false, op, ": got a ", on_cuda ? "CUDA" : "CPU", " device of compute capability ",
+             target.limits.compute_capability / 10, ".", target.limits.compute_capability % 10,
+             "; needs 7.0 or more (built for: ", built_cuda_architectures(),
+             "); run on a newer GPU or on the CPU");
+  return Path::kAuto;
+}
+
+}  // namespace gg::core

@@ -1,0 +1,26 @@
+// The CPU backend's door: what the core may call. Each function assumes a
+// problem that its plan has accepted. Reference loops (Path::kReference) are
+// the meaning of an operator; the parallel versions must agree with them.
+#pragma once
+
+#include "grouped_gemm/gmm.h"
+#include "grouped_gemm/permute.h"
+#include "grouped_gemm/sinkhorn.h"
+#include "grouped_gemm/unpermute.h"
+
+namespace gg::cpu {
+
+int64_t permute_workspace_bytes(const PermuteProblem& problem);
+void permute(const PermutePlan& plan, const PermuteProblem& problem, Workspace workspace,
+             Stream stream);
+void unpermute(const UnpermutePlan& plan, const UnpermuteProblem& problem, Stream stream);
+int64_t unpermute_bwd_workspace_bytes(const UnpermuteBwdProblem& problem);
+void unpermute_bwd(const UnpermutePlan& plan, const UnpermuteBwdProblem& problem,
+                   Workspace workspace, Stream stream);
+void gmm(const GmmPlan& plan, const GmmProblem& problem, Stream stream);
+void gmm_wgrad(const GmmPlan& plan, const GmmWgradProblem& problem, Stream stream);
+int64_t sinkhorn_workspace_bytes(const SinkhornProblem& problem);
+void sinkhorn(const SinkhornPlan& plan, const SinkhornProblem& problem, Workspace workspace,
+              Stream stream);
+
+}  // namespace gg::cpu

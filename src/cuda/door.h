@@ -1,0 +1,39 @@
+// The CUDA backend's door: what the core may call. Host C++ only: no CUDA type
+// crosses it. src/cuda/absent.cc answers for builds without CUDA.
+#pragma once
+
+#include "grouped_gemm/gmm.h"
+#include "grouped_gemm/permute.h"
+#include "grouped_gemm/sinkhorn.h"
+#include "grouped_gemm/unpermute.h"
+
+namespace gg::cuda {
+
+// Facts about this build and machine; they change nothing and allocate nothing.
+const char* built_architectures();             // "" without CUDA
+const char* built_toolkit();                   // "13.0"
+int driver_version();                          // 13000 for 13.0; 0 where there is no driver
+int num_devices();                             // 0 where there is none, or no driver
+DeviceLimits device_limits(int device_index);  // throws Error where it cannot be used
+
+// Completes a plan whose path is one of CUDA's: policy, grid, workspace.
+void plan_permute(PermutePlan& plan, const PermuteProblem& problem, const DeviceLimits& limits);
+void plan_unpermute(UnpermutePlan& plan, const UnpermuteProblem& problem);
+void plan_unpermute_bwd(UnpermutePlan& plan, const UnpermuteBwdProblem& problem);
+void plan_gmm(GmmPlan& plan, const GmmProblem& problem, const DeviceLimits& limits);
+void plan_gmm_wgrad(GmmPlan& plan, const GmmWgradProblem& problem, const DeviceLimits& limits);
+void plan_sinkhorn(SinkhornPlan& plan, const SinkhornProblem& problem, const DeviceLimits& limits);
+
+// Launch. Nothing here allocates or waits.
+void permute(const PermutePlan& plan, const PermuteProblem& problem, Workspace workspace,
+             Stream stream);
+void unpermute(const UnpermutePlan& plan, const UnpermuteProblem& problem, Stream stream);
+void unpermute_bwd(const UnpermutePlan& plan, const UnpermuteBwdProblem& problem,
+                   Workspace workspace, Stream stream);
+void gmm(const GmmPlan& plan, const GmmProblem& problem, Workspace workspace, Stream stream);
+void gmm_wgrad(const GmmPlan& plan, const GmmWgradProblem& problem, Workspace workspace,
+               Stream stream);
+void sinkhorn(const SinkhornPlan& plan, const SinkhornProblem& problem, Workspace workspace,
+              Stream stream);
+
+}  // namespace gg::cuda
