@@ -1,0 +1,32 @@
+// What every launch of this backend needs: error checks that name the operator,
+// and the stream type. Host code of src/cuda only.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include "base/check.h"
+#include "grouped_gemm/types.h"
+
+namespace gg::cuda {
+
+inline void check(const char* op, const char* what, cudaError_t status) {
+  GG_REQUIRE(status == cudaSuccess, op, ": the CUDA device refused to ", what, ": ",
+             cudaGetErrorString(status));
+}
+
+// After every <<<>>>: reports what the launch itself refused.
+inline void check_launch(const char* op) { check(op, "launch a kernel", cudaGetLastError()); }
+
+inline cudaStream_t to_cuda(const Stream& stream) { return static_cast<cudaStream_t>(stream.cuda); }
+
+// Dynamic shared memory beyond 48 KB must be asked for.
+template <typename Kernel>
+void allow_shared_bytes(const char* op, Kernel* kernel, int64_t bytes) {
+  constexpr int64_t kWithoutAsking = 48 * 1024;
+  if (bytes <= kWithoutAsking) return;
+  check(op, "grant shared memory",
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                             static_cast<int>(bytes)));
+}
+
+}  // namespace gg::cuda
