@@ -1,0 +1,44 @@
+// The operators' schemas, and their registration for the CPU. The CUDA library
+// registers the same functions for CUDA tensors (library_cuda.cc).
+//
+// Leading underscore: none of these has a gradient; grouped_gemm's autograd
+// Functions (python/grouped_gemm/_autograd.py) put them together.
+#include <torch/csrc/stable/library.h>
+
+#include "torch/ops.h"
+
+STABLE_TORCH_LIBRARY(grouped_gemm, m) {
+  // a [T,K]; b [E,K,N], or [E,N,K] with trans_b; sizes [E] int32 or int64, on
+  // a's device or the CPU: row counts, or their cumulative ends. -> [T,N]
+  m.def(
+      "_gmm(Tensor a, Tensor b, Tensor sizes, bool cumulative, bool trans_b, "
+      "ScalarType? out_dtype) -> Tensor");
+  m.def(
+      "_gmm_out(Tensor a, Tensor b, Tensor sizes, bool cumulative, bool trans_b, "
+      "Tensor(a!) out) -> ()");
+  // a [T,K], dy [T,N] -> [E,K,N], or [E,N,K] with trans_b.
+  m.def(
+      "_gmm_wgrad(Tensor a, Tensor dy, Tensor sizes, bool cumulative, bool trans_b, "
+      "ScalarType? out_dtype) -> Tensor");
+  m.def(
+      "_gmm_wgrad_out(Tensor a, Tensor dy, Tensor sizes, bool cumulative, bool trans_b, "
+      "Tensor(a!) out, bool accumulate) -> ()");
+  // x [T,h], indices [T,topK] or [T]; num_out_tokens 0 means all slots.
+  // -> permuted rows, row_id_map int32 [topK * T]
+  m.def("_permute(Tensor x, Tensor indices, int num_out_tokens) -> (Tensor, Tensor)");
+  // -> permuted rows, row_id_map int32 [topK,T], tokens_per_expert int32 [E], offs int32 [E]
+  m.def(
+      "_moe_permute(Tensor x, Tensor indices, int num_experts) -> "
+      "(Tensor, Tensor, Tensor, Tensor)");
+  // x [N,h], row_id_map of topk * T entries, probs [T,topk] -> [T,h]
+  m.def("_unpermute(Tensor x, Tensor row_id_map, Tensor? probs, int topk) -> Tensor");
+  // grad [T,h] -> gradient of x [num_rows,h] if needed, and of probs [T,topk] if
+  // x is given; what is not asked for comes back empty.
+  m.def(
+      "_unpermute_bwd(Tensor grad, Tensor? x, Tensor row_id_map, Tensor? probs, int topk, "
+      "int num_rows, bool needs_x_grad) -> (Tensor, Tensor)");
+  // cost [T,E] -> balanced [T,E], iterations int32 [1], error float32 [1]
+  m.def("_sinkhorn(Tensor cost, float tol, int max_iterations) -> (Tensor, Tensor, Tensor)");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(grouped_gemm, CPU, m) { GG_REGISTER_OPERATORS(m); }

@@ -1,0 +1,46 @@
+// The torch operators, the same functions for the CPU and for CUDA: views from
+// tensors, plan, scratch from PyTorch's allocator, run. Schemas with the
+// meaning of each argument: library.cc.
+#pragma once
+
+#include <optional>
+#include <tuple>
+
+#include "torch/convert.h"
+
+namespace gg::torch_binding {
+
+Tensor gmm(Tensor a, Tensor b, Tensor sizes, bool cumulative, bool trans_b,
+           std::optional<ScalarType> out_dtype);
+void gmm_out(Tensor a, Tensor b, Tensor sizes, bool cumulative, bool trans_b, Tensor out);
+Tensor gmm_wgrad(Tensor a, Tensor dy, Tensor sizes, bool cumulative, bool trans_b,
+                 std::optional<ScalarType> out_dtype);
+void gmm_wgrad_out(Tensor a, Tensor dy, Tensor sizes, bool cumulative, bool trans_b, Tensor out,
+                   bool accumulate);
+
+std::tuple<Tensor, Tensor> permute(Tensor x, Tensor indices, int64_t num_out_tokens);
+std::tuple<Tensor, Tensor, Tensor, Tensor> moe_permute(Tensor x, Tensor indices,
+                                                       int64_t num_experts);
+Tensor unpermute(Tensor x, Tensor row_id_map, std::optional<Tensor> probs, int64_t topk);
+std::tuple<Tensor, Tensor> unpermute_bwd(Tensor grad, std::optional<Tensor> x, Tensor row_id_map,
+                                         std::optional<Tensor> probs, int64_t topk,
+                                         int64_t num_rows, bool needs_x_grad);
+
+std::tuple<Tensor, Tensor, Tensor> sinkhorn(Tensor cost, double tol, int64_t max_iterations);
+
+}  // namespace gg::torch_binding
+
+// Registers every operator for one dispatch key; used once by library.cc and
+// once by library_cuda.cc.
+#define GG_REGISTER_OPERATORS(m)                                              \
+  do {                                                                        \
+    (m).impl("_gmm", TORCH_BOX(&gg::torch_binding::gmm));                     \
+    (m).impl("_gmm_out", TORCH_BOX(&gg::torch_binding::gmm_out));             \
+    (m).impl("_gmm_wgrad", TORCH_BOX(&gg::torch_binding::gmm_wgrad));         \
+    (m).impl("_gmm_wgrad_out", TORCH_BOX(&gg::torch_binding::gmm_wgrad_out)); \
+    (m).impl("_permute", TORCH_BOX(&gg::torch_binding::permute));             \
+    (m).impl("_moe_permute", TORCH_BOX(&gg::torch_binding::moe_permute));     \
+    (m).impl("_unpermute", TORCH_BOX(&gg::torch_binding::unpermute));         \
+    (m).impl("_unpermute_bwd", TORCH_BOX(&gg::torch_binding::unpermute_bwd)); \
+    (m).impl("_sinkhorn", TORCH_BOX(&gg::torch_binding::sinkhorn));           \
+  } while (0)
