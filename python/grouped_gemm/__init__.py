@@ -1,0 +1,50 @@
+"""grouped_gemm: the expert layers of Mixture-of-Experts training in PyTorch.
+
+Grouped GEMM (forward, dgrad, wgrad), token permutation and routing, on the CPU
+and on CUDA, as torch operators over a C++ core. ``ops`` and ``backend`` are the
+drop-in surface of nv-grouped-gemm and grouped_gemm; ``nn.MoE`` is a layer.
+"""
+
+from __future__ import annotations
+
+from . import _library
+
+_library.load_libraries()
+
+from . import _fakes  # noqa: E402, F401 - needs the operators' schemas
+
+_library.register_refusals()
+
+from . import backend, ops  # noqa: E402
+from ._functional import (  # noqa: E402
+    MoePermuted,
+    SinkhornInfo,
+    gmm,
+    gmm_dgrad,
+    gmm_wgrad,
+    moe_permute,
+    moe_unpermute,
+    sinkhorn,
+)
+from ._grouped_mm import grouped_mm  # noqa: E402
+from .ops import permute, unpermute  # noqa: E402
+
+__version__ = _library.version()
+_library.warn_of_foreign_backend()
+
+__all__ = [
+    "MoePermuted",
+    "SinkhornInfo",
+    "__version__",
+    "backend",
+    "gmm",
+    "gmm_dgrad",
+    "gmm_wgrad",
+    "grouped_mm",
+    "moe_permute",
+    "moe_unpermute",
+    "ops",
+    "permute",
+    "sinkhorn",
+    "unpermute",
+]

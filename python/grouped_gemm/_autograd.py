@@ -1,0 +1,161 @@
+"""The autograd Functions: each puts raw operators together with their gradients.
+
+Called by ``ops`` (drop-in surface) and ``_functional`` (native surface), which
+check arguments in Python where the message needs Python's words; everything
+else is checked by the operators (src/core). Gradients of gradients are refused:
+no backward here is differentiable.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.autograd.function import once_differentiable
+
+raw = torch.ops.grouped_gemm
+
+
+class GroupedGemm(torch.autograd.Function):
+    """gmm: ``apply(a, b, batch_sizes, trans_b)`` -> [T, N]; see :func:`grouped_gemm.gmm`."""
+
+    @staticmethod
+    def forward(ctx, a, b, batch_sizes, trans_b=False, cumulative=False, out_dtype=None):
+        ctx.save_for_backward(a, b, batch_sizes)
+        ctx.trans_b = trans_b
+        ctx.cumulative = cumulative
+        return raw._gmm(a, b, batch_sizes, cumulative, trans_b, out_dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        a, b, sizes = ctx.saved_tensors
+        grad = grad.to(a.dtype)
+        a_grad = b_grad = None
+        if ctx.needs_input_grad[0]:
+            a_grad = raw._gmm(grad, b, sizes, ctx.cumulative, not ctx.trans_b, None)
+        if ctx.needs_input_grad[1]:
+            b_grad = raw._gmm_wgrad(a, grad, sizes, ctx.cumulative, ctx.trans_b, None)
+        return a_grad, b_grad, None, None, None, None
+
+
+class GroupedGemmWgrad(torch.autograd.Function):
+    """gmm_wgrad: ``apply(a, dy, sizes, cumulative, out_dtype)`` -> [E, K, N]."""
+
+    @staticmethod
+    def forward(ctx, a, dy, sizes, cumulative, out_dtype):
+        ctx.save_for_backward(a, dy, sizes)
+        ctx.cumulative = cumulative
+        return raw._gmm_wgrad(a, dy, sizes, cumulative, False, out_dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        a, dy, sizes = ctx.saved_tensors
+        grad = grad.to(a.dtype)
+        a_grad = dy_grad = None
+        if ctx.needs_input_grad[0]:
+            a_grad = raw._gmm(dy, grad, sizes, ctx.cumulative, True, None)
+        if ctx.needs_input_grad[1]:
+            dy_grad = raw._gmm(a, grad, sizes, ctx.cumulative, False, None)
+        return a_grad, dy_grad, None, None, None
+
+
+def _topk_of(indices: torch.Tensor) -> int:
+    return indices.shape[1] if indices.dim() == 2 else 1
+
+
+class PermuteMoE_topK(torch.autograd.Function):  # noqa: N801 - the original's name
+    """permute: ``apply(input_act, indices, num_out_tokens, max_token_num)``."""
+
+    @staticmethod
+    def forward(ctx, input_act, indices, num_out_tokens=None, max_token_num=0):
+        permuted, row_id_map = raw._permute(input_act, indices, num_out_tokens or 0)
+        ctx.save_for_backward(row_id_map)
+        ctx.topk = _topk_of(indices)
+        ctx.mark_non_differentiable(row_id_map)
+        return permuted, row_id_map
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad, _):
+        (row_id_map,) = ctx.saved_tensors
+        input_grad = None
+        if ctx.needs_input_grad[0]:
+            input_grad = raw._unpermute(grad, row_id_map, None, ctx.topk)
+        return input_grad, None, None, None
+
+
+class MoePermute(torch.autograd.Function):
+    """moe_permute: ``apply(x, indices, num_experts)`` -> rows, map, counts, offs."""
+
+    @staticmethod
+    def forward(ctx, x, indices, num_experts):
+        permuted, *facts = raw._moe_permute(x, indices, num_experts)
+        ctx.save_for_backward(facts[0])
+        ctx.topk = _topk_of(indices)
+        ctx.mark_non_differentiable(*facts)
+        return permuted, *facts
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad, *_):
+        (row_id_map,) = ctx.saved_tensors
+        return raw._unpermute(grad, row_id_map, None, ctx.topk), None, None
+
+
+def _unpermute_forward(ctx, x, row_id_map, probs, topk):
+    needs_probs_grad = probs is not None and ctx.needs_input_grad[2]
+    # The rows are kept for the probs' gradient alone: half the memory without.
+    ctx.save_for_backward(x if needs_probs_grad else None, row_id_map, probs)
+    ctx.topk = topk
+    ctx.num_rows = x.shape[0]
+    return raw._unpermute(x, row_id_map, probs, topk)
+
+
+def _unpermute_backward(ctx, grad):
+    x, row_id_map, probs = ctx.saved_tensors
+    x_grad, probs_grad = raw._unpermute_bwd(
+        grad, x, row_id_map, probs, ctx.topk, ctx.num_rows, ctx.needs_input_grad[0]
+    )
+    if x is not None:
+        probs_grad = probs_grad.to(probs.dtype)
+    return x_grad if ctx.needs_input_grad[0] else None, None if x is None else probs_grad
+
+
+class Unpermute(torch.autograd.Function):
+    """unpermute with topK told: ``apply(x, row_id_map, probs, topk)`` -> [T, h]."""
+
+    @staticmethod
+    def forward(ctx, x, row_id_map, probs, topk):
+        return _unpermute_forward(ctx, x, row_id_map, probs, topk)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        x_grad, probs_grad = _unpermute_backward(ctx, grad)
+        return x_grad, None, probs_grad, None
+
+
+class UnpermuteMoE_topK(torch.autograd.Function):  # noqa: N801 - the original's name
+    """unpermute: ``apply(input_act, row_id_map, probs)``; topK is the width of probs, else 1."""
+
+    @staticmethod
+    def forward(ctx, input_act, row_id_map, probs=None):
+        ctx.probs_shape = None if probs is None else probs.shape
+        return _unpermute_forward(ctx, input_act, row_id_map, *with_topk(row_id_map, probs))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        x_grad, probs_grad = _unpermute_backward(ctx, grad)
+        if probs_grad is not None:
+            probs_grad = probs_grad.view(ctx.probs_shape)
+        return x_grad, None, probs_grad
+
+
+def with_topk(row_id_map, probs):
+    """(probs [T, topK] or None, topK): an empty probs for a map with entries means none."""
+    if probs is None or (probs.numel() == 0 and row_id_map.numel() > 0):
+        return None, 1
+    if probs.dim() == 1:
+        return probs.unsqueeze(1), 1
+    return probs, probs.shape[-1]

@@ -1,0 +1,69 @@
+"""Shapes and dtypes of the raw operators' results, for torch.compile and torch.export.
+
+Registered once by ``__init__``. Values are checked by the operators themselves
+when they run (src/core); here only what a trace needs.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.library import register_fake
+
+
+def _rows(x: torch.Tensor, num_rows: int) -> torch.Tensor:
+    return x.new_empty((num_rows, x.shape[1]))
+
+
+@register_fake("grouped_gemm::_gmm")
+def _(a, b, sizes, cumulative, trans_b, out_dtype=None):
+    num_n = b.shape[1] if trans_b else b.shape[2]
+    return a.new_empty((a.shape[0], num_n), dtype=out_dtype or a.dtype)
+
+
+@register_fake("grouped_gemm::_gmm_out")
+def _(a, b, sizes, cumulative, trans_b, out):
+    return None
+
+
+@register_fake("grouped_gemm::_gmm_wgrad")
+def _(a, dy, sizes, cumulative, trans_b, out_dtype=None):
+    shape = (dy.shape[1], a.shape[1]) if trans_b else (a.shape[1], dy.shape[1])
+    return a.new_empty((sizes.shape[0], *shape), dtype=out_dtype or a.dtype)
+
+
+@register_fake("grouped_gemm::_gmm_wgrad_out")
+def _(a, dy, sizes, cumulative, trans_b, out, accumulate):
+    return None
+
+
+@register_fake("grouped_gemm::_permute")
+def _(x, indices, num_out_tokens):
+    num_out = indices.numel() if num_out_tokens == 0 else num_out_tokens
+    return _rows(x, num_out), x.new_empty((indices.numel(),), dtype=torch.int32)
+
+
+@register_fake("grouped_gemm::_moe_permute")
+def _(x, indices, num_experts):
+    topk = indices.shape[1] if indices.dim() == 2 else 1
+    row_id_map = x.new_empty((topk, indices.shape[0]), dtype=torch.int32)
+    sizes = x.new_empty((num_experts,), dtype=torch.int32)
+    return _rows(x, indices.numel()), row_id_map, sizes, torch.empty_like(sizes)
+
+
+@register_fake("grouped_gemm::_unpermute")
+def _(x, row_id_map, probs, topk):
+    return _rows(x, row_id_map.numel() // topk if topk else 0)
+
+
+@register_fake("grouped_gemm::_unpermute_bwd")
+def _(grad, x, row_id_map, probs, topk, num_rows, needs_x_grad):
+    sum_dtype = torch.float64 if grad.dtype == torch.float64 else torch.float32
+    num_tokens = row_id_map.numel() // topk if x is not None and topk else 0
+    probs_grad = grad.new_empty((num_tokens, topk), dtype=sum_dtype)
+    return _rows(grad, num_rows if needs_x_grad else 0), probs_grad
+
+
+@register_fake("grouped_gemm::_sinkhorn")
+def _(cost, tol, max_iterations):
+    iterations = cost.new_empty((1,), dtype=torch.int32)
+    return torch.empty_like(cost), iterations, cost.new_empty((1,), dtype=torch.float32)
