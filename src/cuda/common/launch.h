@@ -5,11 +5,20 @@
 #include <cuda_runtime.h>
 
 #include "base/check.h"
+#include "cuda/door.h"
 #include "grouped_gemm/types.h"
 
 namespace gg::cuda {
 
 inline void check(const char* op, const char* what, cudaError_t status) {
+  const bool has_no_kernel =
+      status == cudaErrorNoKernelImageForDevice || status == cudaErrorUnsupportedPtxVersion;
+  GG_REQUIRE(!has_no_kernel, op,
+             ": got a device that this build has no kernels for; needs one of "
+             "the architectures built, ",
+             built_architectures(),
+             "; rebuild with "
+             "GG_CUDA_ARCHS=native on this machine");
   GG_REQUIRE(status == cudaSuccess, op, ": the CUDA device refused to ", what, ": ",
              cudaGetErrorString(status));
 }
