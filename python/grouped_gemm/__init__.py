@@ -15,7 +15,11 @@ from . import _fakes  # noqa: E402, F401 - needs the operators' schemas
 
 _library.register_refusals()
 
-from . import backend, ops  # noqa: E402
+from . import (  # noqa: E402
+    backend,
+    nn,  # noqa: E402, I001 - composed of the functions above
+    ops,
+)
 from ._functional import (  # noqa: E402
     MoePermuted,
     SinkhornInfo,
@@ -43,6 +47,7 @@ __all__ = [
     "grouped_mm",
     "moe_permute",
     "moe_unpermute",
+    "nn",
     "ops",
     "permute",
     "sinkhorn",

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+from torch.autograd import forward_ad
 
 from ._autograd import GroupedGemm, GroupedGemmWgrad, MoePermute, Unpermute
 from ._errors import speaks_for_itself
@@ -48,6 +49,9 @@ def _operand(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _needs_grad(*tensors: torch.Tensor | None) -> bool:
+    """Whether to go through an autograd Function; they refuse forward-mode derivatives."""
+    if forward_ad._current_level >= 0:
+        return True
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 

@@ -22,7 +22,24 @@ void parallel_for(int64_t count, int64_t grain, ParallelBody body, void* context
 
 }  // namespace
 
-DType to_dtype(const char* op, const char* argument, ScalarType type) {
+namespace {
+
+// Python's names for the types that no operator takes.
+const char* name_of(ScalarType type) {
+  switch (type) {
+    case ScalarType::Bool: return "bool";
+    case ScalarType::Byte: return "uint8";
+    case ScalarType::Char: return "int8";
+    case ScalarType::Short: return "int16";
+    case ScalarType::ComplexFloat: return "complex64";
+    case ScalarType::ComplexDouble: return "complex128";
+    default: return torch::headeronly::toString(type);
+  }
+}
+
+}  // namespace
+
+DType to_dtype(const char* op, const char* argument, ScalarType type, const char* needs) {
   switch (type) {
     case ScalarType::Float: return DType::kFloat32;
     case ScalarType::Half: return DType::kFloat16;
@@ -34,9 +51,8 @@ DType to_dtype(const char* op, const char* argument, ScalarType type) {
     case ScalarType::Long: return DType::kInt64;
     default: break;
   }
-  throw Error(base::concat(op, ": ", argument, " got dtype ", torch::headeronly::toString(type),
-                           "; needs float32, float16, bfloat16, float8_e4m3fn, float8_e5m2, "
-                           "float64, int32 or int64; cast it"));
+  throw Error(base::concat(op, ": ", argument, " got dtype ", name_of(type), "; needs ", needs,
+                           "; cast it"));
 }
 
 ScalarType to_scalar_type(DType dtype) {
@@ -53,12 +69,12 @@ ScalarType to_scalar_type(DType dtype) {
   return ScalarType::Undefined;
 }
 
-TensorView to_view(const char* op, const char* argument, const Tensor& tensor) {
+TensorView to_view(const char* op, const char* argument, const Tensor& tensor, const char* needs) {
   GG_REQUIRE(tensor.dim() <= kMaxRank, op, ": ", argument, " got ", tensor.dim(),
              " dimensions; needs at most ", kMaxRank);
   TensorView view;
   view.data = tensor.data_ptr();
-  view.dtype = to_dtype(op, argument, tensor.scalar_type());
+  view.dtype = to_dtype(op, argument, tensor.scalar_type(), needs);
   view.rank = static_cast<int>(tensor.dim());
   const auto sizes = tensor.sizes();
   const auto strides = tensor.strides();

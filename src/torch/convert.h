@@ -16,11 +16,18 @@ namespace gg::torch_binding {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-DType to_dtype(const char* op, const char* argument, ScalarType type);
+// What a message asks for where the dtype is none that any operator takes.
+inline constexpr const char* kNeedsFloat =
+    "float32, float16, bfloat16 or, for the permutation, a float8";
+inline constexpr const char* kNeedsInteger = "int32 or int64";
+
+DType to_dtype(const char* op, const char* argument, ScalarType type,
+               const char* needs = kNeedsFloat);
 ScalarType to_scalar_type(DType dtype);
 
 // A view of at most three dimensions; needs a strided CPU or CUDA tensor.
-TensorView to_view(const char* op, const char* argument, const Tensor& tensor);
+TensorView to_view(const char* op, const char* argument, const Tensor& tensor,
+                   const char* needs = kNeedsFloat);
 
 // A tensor over memory that outlives it.
 Tensor borrow(const TensorView& view);

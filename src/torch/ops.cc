@@ -22,8 +22,8 @@ GroupSizes to_groups(const char* op, const Device& device, const Tensor& sizes, 
              " dimensions; needs 1, an entry for each group");
   const bool on_host = sizes.is_cpu();
   if (!on_host) device.require_same(name, sizes);
-  return GroupSizes{sizes.data_ptr(), to_dtype(op, name, sizes.scalar_type()), sizes.size(0),
-                    on_host, cumulative};
+  return GroupSizes{sizes.data_ptr(), to_dtype(op, name, sizes.scalar_type(), kNeedsInteger),
+                    sizes.size(0), on_host, cumulative};
 }
 
 // The dtype asked for, else the operands'.
@@ -57,7 +57,7 @@ GmmWgradProblem wgrad_problem(const Device& device, const Tensor& a, const Tenso
 
 // [tokens, topK] of expert ids given as [tokens, topK] or [tokens].
 TensorView to_slots(const char* op, const Tensor& indices) {
-  TensorView slots = to_view(op, "indices", indices);
+  TensorView slots = to_view(op, "indices", indices, kNeedsInteger);
   GG_REQUIRE(slots.rank == 1 || slots.rank == 2, op, ": indices got ", slots.rank,
              " dimensions; needs 2, [tokens, topK], or 1, [tokens]");
   return slots.rank == 2 ? slots : view(slots.data, slots.dtype, {slots.size(0), 1});
@@ -69,7 +69,7 @@ TensorView to_map(const char* op, const Tensor& row_id_map, int64_t topk) {
   GG_REQUIRE(topk >= 0 && (topk == 0 ? num_entries == 0 : num_entries % topk == 0), op,
              ": row_id_map got ", num_entries, " entries; needs topK = ", topk,
              " for each token; check probs");
-  const DType dtype = to_dtype(op, "row_id_map", row_id_map.scalar_type());
+  const DType dtype = to_dtype(op, "row_id_map", row_id_map.scalar_type(), kNeedsInteger);
   return view(row_id_map.data_ptr(), dtype, {topk, topk > 0 ? num_entries / topk : 0});
 }
 
