@@ -110,6 +110,13 @@ Tensor empty_like_device(const Tensor& like, std::vector<int64_t> sizes, DType d
   return Tensor(handle);
 }
 
+Tensor allocate(const Tensor& like, TensorView& view) {
+  const Tensor tensor =
+      empty_like_device(like, {view.sizes.begin(), view.sizes.begin() + view.rank}, view.dtype);
+  view.data = tensor.data_ptr();
+  return tensor;
+}
+
 Tensor contiguous(const Tensor& tensor) {
   return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
 }

@@ -35,6 +35,9 @@ Tensor borrow(const TensorView& view);
 // An uninitialized contiguous tensor on like's device.
 Tensor empty_like_device(const Tensor& like, std::vector<int64_t> sizes, DType dtype);
 
+// Memory for a contiguous view that has none yet.
+Tensor allocate(const Tensor& like, TensorView& view);
+
 // A copy where `tensor` has gaps: the operators that need rows without gaps.
 Tensor with_contiguous_rows(const Tensor& tensor);
 Tensor contiguous(const Tensor& tensor);

@@ -1,6 +1,6 @@
 // The torch operators, the same functions for the CPU and for CUDA: views from
-// tensors, plan, scratch from PyTorch's allocator, run. Schemas with the
-// meaning of each argument: library.cc.
+// tensors, plan, scratch from PyTorch's allocator, run. A file of this folder
+// for each operator; schemas with the meaning of each argument: library.cc.
 #pragma once
 
 #include <optional>
@@ -9,6 +9,13 @@
 #include "torch/convert.h"
 
 namespace gg::torch_binding {
+
+// Takes scratch and runs: the last step of every operator.
+template <typename Plan, typename Problem>
+void run_on(const Device& device, const Tensor& like, const Plan& plan, const Problem& problem) {
+  const ScratchMemory scratch(like, plan.workspace_bytes);
+  run(plan, problem, scratch.workspace(), device.stream());
+}
 
 Tensor gmm(Tensor a, Tensor b, Tensor sizes, bool cumulative, bool trans_b,
            std::optional<ScalarType> out_dtype);
