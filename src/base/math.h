@@ -11,8 +11,9 @@
 
 namespace gg::base {
 
+// For values >= 0; right up to the largest int64.
 GG_HOST_DEVICE constexpr int64_t ceil_div(int64_t value, int64_t divisor) {
-  return (value + divisor - 1) / divisor;
+  return value / divisor + (value % divisor != 0 ? 1 : 0);
 }
 
 GG_HOST_DEVICE constexpr int64_t round_up(int64_t value, int64_t multiple) {

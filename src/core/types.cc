@@ -59,9 +59,9 @@ int64_t TensorView::num_elements() const {
 }
 
 bool TensorView::is_contiguous() const {
+  if (num_elements() == 0) return true;
   int64_t expected = 1;
   for (int d = rank - 1; d >= 0; --d) {
-    if (size(d) == 0) return true;
     if (size(d) != 1 && stride(d) != expected) return false;
     expected *= size(d);
   }
