@@ -87,7 +87,7 @@ void validate(const GmmProblem& problem, const Target& target) {
   require_apart(kGmm, problem.out, "a", problem.tokens);
   require_apart(kGmm, problem.out, "b", problem.weights);
   core::require_groups({kGmm, problem.groups.cumulative ? "offs" : "batch_sizes"}, problem.groups,
-                       problem.tokens.size(0));
+                       problem.tokens.size(0), target);
 }
 
 void validate(const GmmWgradProblem& problem, const Target& target) {
@@ -107,7 +107,7 @@ void validate(const GmmWgradProblem& problem, const Target& target) {
   require_apart(kWgrad, problem.out, "dy", problem.dy);
   require_apart(kWgrad, problem.out, "a", problem.tokens);
   core::require_groups({kWgrad, problem.groups.cumulative ? "offs" : "batch_sizes"}, problem.groups,
-                       problem.dy.size(0));
+                       problem.dy.size(0), target);
 }
 
 }  // namespace

@@ -27,6 +27,14 @@ void validate(const SinkhornProblem& problem, const Target& target) {
                       "cost's shape");
   core::require_dtype({kOp, "output"}, problem.output, {problem.cost.dtype});
   core::require_contiguous({kOp, "output"}, problem.output);
+  if (problem.iterations.defined()) {
+    core::require_shape({kOp, "iterations"}, problem.iterations, {1}, "one counter");
+    core::require_dtype({kOp, "iterations"}, problem.iterations, {DType::kInt32});
+  }
+  if (problem.error.defined()) {
+    core::require_shape({kOp, "error"}, problem.error, {1}, "one value");
+    core::require_dtype({kOp, "error"}, problem.error, {DType::kFloat32});
+  }
   GG_REQUIRE(problem.max_iterations >= 1, kOp, ": max_iterations got ", problem.max_iterations,
              "; needs 1 or more");
   GG_REQUIRE(problem.tolerance == problem.tolerance, kOp, ": tol got NaN; needs a number");

@@ -74,6 +74,9 @@ TensorView view(const void* data, DType dtype, std::initializer_list<int64_t> si
              " dimensions; needs at most ", kMaxRank);
   GG_REQUIRE(strides.size() == 0 || strides.size() == sizes.size(), "view: strides got ",
              strides.size(), " entries; needs none or one for each of ", sizes.size(), " sizes");
+  for (int64_t size : sizes) {
+    GG_REQUIRE(size >= 0, "view: sizes got ", size, "; needs 0 or more");
+  }
   TensorView result;
   result.data = const_cast<void*>(data);
   result.dtype = dtype;
@@ -91,6 +94,8 @@ TensorView view(const void* data, DType dtype, std::initializer_list<int64_t> si
 }
 
 TensorView transposed(const TensorView& tensor) {
+  GG_REQUIRE(tensor.rank >= 2, "transposed: tensor got ", tensor.rank,
+             " dimensions; needs 2 or more");
   TensorView result = tensor;
   const size_t last = static_cast<size_t>(tensor.rank) - 1;
   std::swap(result.sizes[last - 1], result.sizes[last]);

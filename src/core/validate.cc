@@ -73,9 +73,12 @@ int64_t host_entry(const GroupSizes& groups, int64_t index) {
                                        : static_cast<const int64_t*>(groups.data)[index];
 }
 
-void require_groups(Argument argument, const GroupSizes& groups, int64_t num_rows) {
+void require_groups(Argument argument, const GroupSizes& groups, int64_t num_rows,
+                    const Target& target) {
   GG_REQUIRE(groups.dtype == DType::kInt32 || groups.dtype == DType::kInt64, prefix(argument),
              " got dtype ", to_string(groups.dtype), "; needs int32 or int64");
+  GG_REQUIRE(groups.on_host || target.kind == Target::Kind::kCuda, prefix(argument),
+             " got sizes on a device; needs sizes on the host for operands on the CPU; copy them");
   if (!groups.on_host) return;
   int64_t end = 0;
   for (int64_t e = 0; e < groups.num_groups; ++e) {

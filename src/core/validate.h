@@ -28,8 +28,10 @@ void require_contiguous_rows(Argument argument, const TensorView& tensor);
 void require_int32_count(Argument argument, int64_t count, const char* what);
 
 // Host sizes: none negative, no overflow, at most num_rows in all; host
-// offsets: never falling, the last at most num_rows. Device values are not read.
-void require_groups(Argument argument, const GroupSizes& groups, int64_t num_rows);
+// offsets: never falling, the last at most num_rows. Device values are not
+// read, and are refused for operands on the CPU.
+void require_groups(Argument argument, const GroupSizes& groups, int64_t num_rows,
+                    const Target& target);
 
 void require_workspace(const char* op, const Workspace& workspace, int64_t bytes);
 

@@ -112,9 +112,9 @@ void copy_rows(const PermuteProblem& problem, int64_t first_empty_row, Stream st
                    }
                  }
                });
-  const int64_t num_empty = std::max<int64_t>(0, problem.output.size(0) - first_empty_row);
-  std::memset(output + first_empty_row * row_bytes * (num_empty > 0), 0,
-              static_cast<size_t>(num_empty * row_bytes));
+  const int64_t num_empty = problem.output.size(0) - first_empty_row;
+  if (num_empty <= 0) return;
+  std::memset(output + first_empty_row * row_bytes, 0, static_cast<size_t>(num_empty * row_bytes));
 }
 
 }  // namespace

@@ -27,6 +27,8 @@ DeviceLimits query(int device) {
 
 std::vector<DeviceLimits> query_all() {
   const int driver = driver_version();
+  GG_REQUIRE(driver > 0, "device_limits: got no NVIDIA driver; needs one for CUDA ",
+             CUDART_VERSION / 1000, ".0 or newer; install or update the driver, or use the CPU");
   GG_REQUIRE(driver / 1000 >= CUDART_VERSION / 1000, "device_limits: got a driver for CUDA ",
              driver / 1000, ".", driver % 1000 / 10, "; needs one for CUDA ", CUDART_VERSION / 1000,
              ".0 or newer, which this build was made with; update the "
