@@ -1,0 +1,147 @@
+// What permute and unpermute plan for each generation of GPUs. Needs no GPU.
+#include <gtest/gtest.h>
+
+#include "cuda/support/limits.h"
+
+namespace gg::test {
+namespace {
+
+void* address(uintptr_t value) { return reinterpret_cast<void*>(value); }
+
+PermuteProblem permute_problem(int64_t num_tokens, int64_t topk, int64_t hidden, DType dtype,
+                               int64_t num_experts = 0) {
+  return {.input = view(nullptr, dtype, {num_tokens, hidden}),
+          .indices = view(nullptr, DType::kInt64, {num_tokens, topk}),
+          .output = view(nullptr, dtype, {num_tokens * topk, hidden}),
+          .row_id_map = view(nullptr, DType::kInt32, {topk, num_tokens}),
+          .num_experts = num_experts};
+}
+
+class PermutePlans : public OnEveryGpu {};
+INSTANTIATE_TEST_SUITE_P(, PermutePlans, testing::ValuesIn(kGpus), gpu_name);
+
+TEST_P(PermutePlans, TakeThePortablePath) {
+  const PermuteProblem problem = permute_problem(4096, 8, 1024, DType::kBFloat16, 64);
+  const PermutePlan plan = plan_permute(problem, GetParam().target());
+  EXPECT_EQ(plan.path, Path::kPortable);
+  EXPECT_EQ(plan, plan_permute(problem, GetParam().target()));
+  EXPECT_EQ(to_string(plan).rfind("permute portable bins=65 slots_per_block=1024 vector=16B", 0),
+            0u)
+      << to_string(plan);
+}
+
+TEST_P(PermutePlans, HaveABinForEachExpertAndOneForLargerIds) {
+  const auto num_bins = [&](int64_t num_experts) {
+    const PermuteProblem problem = permute_problem(64, 2, 8, DType::kFloat32, num_experts);
+    return plan_permute(problem, GetParam().target()).num_bins;
+  };
+  EXPECT_EQ(num_bins(8), 9);
+  EXPECT_EQ(num_bins(256), 257);
+  EXPECT_EQ(num_bins(0), 4097) << "unknown experts: ids below 4096 are counted";
+}
+
+TEST_P(PermutePlans, CutTheSlotsIntoAFewBlocksAndCountEach) {
+  for (int64_t num_tokens : {0, 1, 1000, 131072, 1 << 20}) {
+    const PermuteProblem problem = permute_problem(num_tokens, 8, 8, DType::kFloat32, 64);
+    const PermutePlan plan = plan_permute(problem, GetParam().target());
+    EXPECT_EQ(plan.slots_per_block % 1024, 0) << "whole rounds of a thread block";
+    EXPECT_GE(plan.slots_per_block * 128, num_tokens * 8) << "at most 128 blocks";
+    const int64_t num_blocks =
+        std::max<int64_t>(1, (num_tokens * 8 + plan.slots_per_block - 1) / plan.slots_per_block);
+    EXPECT_GE(plan.workspace_bytes, num_blocks * plan.num_bins * 4);
+    EXPECT_LE(plan.workspace_bytes, 128 * (plan.num_bins * 4 + 64)) << "whatever T is";
+  }
+}
+
+TEST_P(PermutePlans, MoveRowsByTheWidestAccessThatEveryRowAllows) {
+  const auto vector_bytes = [&](int64_t hidden, DType dtype, uintptr_t input, uintptr_t output) {
+    PermuteProblem problem = permute_problem(64, 2, hidden, dtype);
+    problem.input.data = address(input);
+    problem.output.data = address(output);
+    return plan_permute(problem, GetParam().target()).vector_bytes;
+  };
+  EXPECT_EQ(vector_bytes(64, DType::kBFloat16, 256, 512), 16);
+  EXPECT_EQ(vector_bytes(12, DType::kBFloat16, 256, 512), 8);
+  EXPECT_EQ(vector_bytes(7, DType::kBFloat16, 256, 512), 2);
+  EXPECT_EQ(vector_bytes(7, DType::kFloat32, 256, 512), 4);
+  EXPECT_EQ(vector_bytes(129, DType::kFloat8E4M3, 256, 512), 1);
+  EXPECT_EQ(vector_bytes(64, DType::kBFloat16, 258, 512), 2) << "input off by an element";
+  EXPECT_EQ(vector_bytes(64, DType::kBFloat16, 256, 520), 8) << "output off by four";
+}
+
+TEST_P(PermutePlans, LookAtTheDistanceOfInputRows) {
+  PermuteProblem problem = permute_problem(64, 2, 64, DType::kBFloat16);
+  problem.input = view(nullptr, DType::kBFloat16, {64, 64}, {66, 1});
+  EXPECT_EQ(plan_permute(problem, GetParam().target()).vector_bytes, 4);
+}
+
+TEST_P(PermutePlans, RefuseMoreExpertsThanSharedMemoryCounts) {
+  const int64_t shared_bytes = GetParam().limits.shared_bytes_per_block;
+  const PermuteProblem problem = permute_problem(64, 2, 8, DType::kFloat32, shared_bytes / 4);
+  EXPECT_TRUE(refuses([&] { plan_permute(problem, GetParam().target()); },
+                      {"permute: num_experts got " + std::to_string(shared_bytes / 4),
+                       std::to_string(shared_bytes) + " bytes of shared memory"}));
+}
+
+TEST_P(PermutePlans, TakeTenThousandExpertsEverywhere) {
+  const PermuteProblem problem = permute_problem(64, 2, 8, DType::kFloat32, 10000);
+  EXPECT_NO_THROW(plan_permute(problem, GetParam().target()));
+}
+
+UnpermuteProblem unpermute_problem(DType dtype, int64_t hidden, DType probs = DType::kFloat32) {
+  return {.input = view(nullptr, dtype, {128, hidden}),
+          .row_id_map = view(nullptr, DType::kInt32, {2, 64}),
+          .probs = view(nullptr, probs, {64, 2}),
+          .output = view(nullptr, dtype, {64, hidden})};
+}
+
+UnpermuteBwdProblem unpermute_bwd_problem(DType dtype, int64_t hidden) {
+  return {.output_grad = view(nullptr, dtype, {64, hidden}),
+          .input = view(nullptr, dtype, {128, hidden}),
+          .row_id_map = view(nullptr, DType::kInt32, {2, 64}),
+          .probs = view(nullptr, DType::kFloat32, {64, 2}),
+          .input_grad = view(nullptr, dtype, {128, hidden}),
+          .probs_grad = view(nullptr, DType::kFloat32, {64, 2})};
+}
+
+TEST_P(PermutePlans, OfUnpermuteNeedAWorkspaceForTheInputsGradientOnly) {
+  const UnpermuteProblem forward = unpermute_problem(DType::kBFloat16, 64);
+  const UnpermutePlan plan = plan_unpermute(forward, GetParam().target());
+  EXPECT_EQ(to_string(plan), "unpermute portable vector=16B workspace=0B");
+  UnpermuteBwdProblem backward = unpermute_bwd_problem(DType::kBFloat16, 63);
+  EXPECT_EQ(to_string(plan_unpermute_bwd(backward, GetParam().target())),
+            "unpermute portable vector=2B workspace=128B");
+  backward.input_grad = TensorView{};
+  EXPECT_EQ(plan_unpermute_bwd(backward, GetParam().target()).workspace_bytes, 0);
+}
+
+TEST_P(PermutePlans, OfUnpermuteRefuseFloat64) {
+  EXPECT_TRUE(
+      refuses([&] { plan_unpermute(unpermute_problem(DType::kFloat64, 8), GetParam().target()); },
+              {"unpermute: got dtype float64", "CUDA"}));
+  EXPECT_TRUE(refuses(
+      [&] {
+        plan_unpermute(unpermute_problem(DType::kFloat32, 8, DType::kFloat64), GetParam().target());
+      },
+      {"unpermute: probs got dtype float64", "CUDA"}));
+  EXPECT_TRUE(refuses(
+      [&] { plan_unpermute_bwd(unpermute_bwd_problem(DType::kFloat64, 8), GetParam().target()); },
+      {"unpermute_bwd: "}));
+}
+
+TEST(PermuteRefuses, GpusOlderThanVolta) {
+  const ScopedEnvironment nothing_forced("GG_FORCE_PATH", nullptr);
+  const std::string capability = "got a CUDA device of compute capability 6.0";
+  const Target target = kTooOldGpu.target();
+  EXPECT_TRUE(
+      refuses([&] { plan_permute(permute_problem(64, 2, 8, DType::kFloat32), target); },
+              {"permute: " + capability, "needs 7.0 or more", "run on a newer GPU or on the CPU"}));
+  EXPECT_TRUE(refuses([&] { plan_unpermute(unpermute_problem(DType::kFloat32, 8), target); },
+                      {"unpermute: " + capability}));
+  EXPECT_TRUE(
+      refuses([&] { plan_unpermute_bwd(unpermute_bwd_problem(DType::kFloat32, 8), target); },
+              {"unpermute_bwd: " + capability}));
+}
+
+}  // namespace
+}  // namespace gg::test
