@@ -20,6 +20,7 @@ import sys
 MIN_PYTHON = (3, 10)
 MIN_TORCH = (2, 10)
 MIN_CMAKE = (3, 26)
+MIN_PIP = (23, 1)  # the first with -C; Debian 12 and Ubuntu 22.04 bring an older one
 
 
 def release(version: str) -> tuple[int, int]:
@@ -71,7 +72,16 @@ def make_venv(venv: pathlib.Path) -> pathlib.Path:
         return python
     print(f"Making {venv} with Python {sys.version.split()[0]}", flush=True)
     run(sys.executable, "-m", "venv", "--clear", venv)
+    if pip_version(python) < MIN_PIP:
+        run(python, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--upgrade", "pip")
     return python
+
+
+def pip_version(python: pathlib.Path) -> tuple[int, int]:
+    found = subprocess.run(
+        [python, "-c", "import pip; print(pip.__version__)"], capture_output=True, text=True
+    )
+    return release(found.stdout)
 
 
 def venv_torch(python: pathlib.Path) -> tuple[int, int]:
