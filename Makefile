@@ -30,7 +30,7 @@ INPUTS := $(shell find CMakeLists.txt pyproject.toml cmake include src python -t
 CPP_FILES = $(shell find include src tests/cpp examples/cpp \
                     -name '*.h' -o -name '*.cc' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: help demo test gpu-test format lint docs wheel clean
+.PHONY: help demo test gpu-test bench profile format lint docs wheel clean
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 18
 
@@ -49,6 +49,14 @@ gpu-test:  ## run the tests on this machine's GPU, with $(PYTHON) and the librar
 	  $$tests; done
 	GG_LIBRARY_DIR=$(abspath $(BUILD)) PYTHONPATH=python \
 	  $(PYTHON) -m pytest tests/python -q --gpu-report $(REPORT) $(ARGS)
+
+# The README's performance section and benchmarks/results/ come from RESULTS and nothing else.
+RESULTS ?= build/bench.json
+bench: $(BUILD)/installed-demo  ## measure this machine: ARGS="--quick", "--all", "--case 'fwd/*'"
+	$(VPY) -m grouped_gemm bench --json $(RESULTS) $(ARGS)
+
+profile: $(BUILD)/installed-demo  ## Nsight Compute on one case: CASE=fwd/olmoe-up/random/bf16
+	$(VPY) -m grouped_gemm bench profile $(if $(CASE),'$(CASE)') $(ARGS)
 
 format: $(VENV)/dev-tools  ## rewrite the sources in the house format
 	$(VENV)/bin/clang-format -i $(CPP_FILES)

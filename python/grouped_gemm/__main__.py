@@ -1,6 +1,7 @@
-"""``python -m grouped_gemm info``: what is installed, built and found here.
+"""``python -m grouped_gemm info`` and ``... bench``.
 
-What a bug report should carry, and where to look first when something is missing.
+info: what is installed, built and found here; what a bug report should carry, and where to look
+first when something is missing. bench: the benchmarks, in ``bench/cli.py``.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import sys
 import torch
 
 from . import _library
+from .bench.paths import path_lines
 
 _PACKAGES = ("grouped_gemm", "nv-grouped-gemm")
 
@@ -82,11 +84,26 @@ def info() -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["bench"]:  # has a parser of its own
+        from .bench.cli import main as bench
+
+        return bench(arguments[1:])
     parser = argparse.ArgumentParser(prog="python -m grouped_gemm", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("info", help="versions, builds, devices and packages in the way")
-    parser.parse_args(arguments)
+    info_parser = commands.add_parser("info", help="versions, builds, devices, paths and why")
+    info_parser.add_argument(
+        "--gmm", metavar="T,K,N,E,DTYPE", help="the path of a grouped GEMM of this shape and why"
+    )
+    commands.add_parser("bench", help="measure; `bench --help` says how")
+    options = parser.parse_args(arguments)
+    try:
+        paths = path_lines(options.gmm)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
     print(info())
+    print("\n".join(paths))
     return 0
 
 

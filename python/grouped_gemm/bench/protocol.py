@@ -1,0 +1,181 @@
+"""The protocol: check, then time all implementations of a block interleaved.
+
+1. Every result is checked against a reference; a wrong one is refused, not timed.
+2. Cold: rounds A B C A B C, each call after a write larger than the L2.
+3. Steady: rounds of windows (0.25 s by default) of back-to-back calls in rotated order, each
+   after an untimed lead-in, since the chip's clock follows the power that a kernel draws.
+Slow implementations get fewer repetitions; what was thinned stands in the notes.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from . import checks
+from .cases import Case
+from .clock import GRAPH_BELOW_MS, CudaClock, WallClock
+
+HOST_CALLS = 100  # calls in a burst of a host case
+HOST_ROUNDS = 20
+HOST_SECONDS = 5.0  # of all bursts together; at least MIN_COLD rounds are made
+MIN_COLD = 3
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How often to repeat. ``cold_seconds`` caps one implementation's cold calls together."""
+
+    cold_calls: int = 10
+    cold_seconds: float = 0.3
+    windows: int = 3
+    window_seconds: float = 0.25
+    lead_seconds: float = 0.05  # untimed, before each window and before the cold calls
+
+    def with_windows(self, windows: int) -> Budget:
+        return replace(self, windows=windows)
+
+
+QUICK = Budget(cold_calls=6, cold_seconds=0.15, windows=2)
+DEFAULT = Budget()
+FULL = Budget(cold_calls=20, cold_seconds=1.0, windows=5, lead_seconds=0.1)
+CPU = Budget(cold_calls=5, cold_seconds=0.3, windows=3, window_seconds=0.1, lead_seconds=0.0)
+
+
+@dataclass
+class Timing:
+    """What was measured of one implementation in one case; all samples, in ms per call."""
+
+    cold_ms: list[float] = field(default_factory=list)
+    steady_ms: list[float] = field(default_factory=list)
+    host_ms: list[float] = field(default_factory=list)
+    peak_bytes: int = 0
+    refused: str | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Contender:
+    """One implementation of one case: a call, and the operands its result is checked with."""
+
+    case: Case
+    peer: str
+    call: Callable[[], object]
+    operands: object
+    checked: bool = True  # False for ceilings, which compute something else
+    graph: bool = True  # whether short launches may be replayed from a graph
+
+
+def measure(
+    contenders: list[Contender], clock: CudaClock | WallClock, budget: Budget
+) -> list[Timing]:
+    """One Timing for each contender, in their order."""
+    timings = [Timing() for _ in contenders]
+    for contender, timing in zip(contenders, timings, strict=True):
+        _check(contender, timing, clock)
+    runnable = [(c, t) for c, t in zip(contenders, timings, strict=True) if not t.refused]
+    gc.collect()
+    gc.disable()
+    try:
+        hosts = [(c, t) for c, t in runnable if c.case.op == "host"]
+        _host(hosts, clock)
+        others = [(c, t) for c, t in runnable if c.case.op != "host"]
+        _cold(others, clock, budget)
+        _steady(others, clock, budget)
+    finally:
+        gc.enable()
+    return timings
+
+
+def _check(contender: Contender, timing: Timing, clock) -> None:
+    """Runs once to warm up, then into poisoned memory, and refuses a wrong result."""
+    try:
+        contender.operands.reset()
+        first = contender.call()
+        clock.synchronize()
+        if contender.checked:
+            parts = first if isinstance(first, tuple) else (first,)
+            sizes = [part.nbytes for part in parts]
+            del first, parts  # its memory is poisoned too
+            checks.poison(sizes, clock.device)
+        contender.operands.reset()
+        result, timing.peak_bytes = clock.peak_bytes(contender.call)
+        if contender.checked:
+            wrong = checks.complaint(contender.case, contender.operands, result)
+            timing.refused = wrong and f"wrong: {wrong}"
+    except torch.OutOfMemoryError:
+        timing.refused = "out of memory"
+    except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
+        timing.refused = f"failed: {str(error).splitlines()[0][:200]}"
+
+
+def _cold(runnable, clock, budget: Budget) -> None:
+    counts = []
+    for contender, timing in runnable:
+        first = clock.cold(contender.call) / 1e3
+        count = int(budget.cold_seconds / max(first, 1e-9))
+        count = max(min(budget.cold_calls, count), min(MIN_COLD, budget.cold_calls))
+        if count < budget.cold_calls:
+            timing.notes.append(f"{count} cold calls instead of {budget.cold_calls}")
+        counts.append(count)
+    settled = time.monotonic() + budget.lead_seconds
+    while time.monotonic() < settled and max(counts, default=0) == budget.cold_calls:
+        for (contender, _), count in zip(runnable, counts, strict=True):
+            if count == budget.cold_calls:  # untimed: clocks settle after the checks
+                clock.cold(contender.call)
+    for turn in range(budget.cold_calls):
+        for (contender, timing), count in zip(runnable, counts, strict=True):
+            # a slow one's few calls are spread over all rounds
+            if (turn + 1) * count // budget.cold_calls > turn * count // budget.cold_calls:
+                timing.cold_ms.append(clock.cold(contender.call))
+
+
+def _steady(runnable, clock, budget: Budget) -> None:
+    if not runnable or not budget.windows:
+        return
+    calls = [_steady_call(contender, timing, clock) for contender, timing in runnable]
+    for turn in range(budget.windows):
+        shift = (turn * len(runnable)) // budget.windows
+        order = list(range(len(runnable)))
+        for index in order[shift:] + order[:shift]:
+            timing = runnable[index][1]
+            call, per_call, ms = calls[index]
+            seconds = ms * per_call / 1e3
+            if turn and turn == budget.windows - 1 and seconds > budget.window_seconds:
+                timing.notes.append(f"{turn} windows instead of {budget.windows}")
+                continue  # a call longer than a window: one window fewer
+            lead = int(budget.lead_seconds / seconds)
+            count = max(1, math.ceil(budget.window_seconds / seconds))
+            timing.steady_ms.append(clock.window(call, lead, count) / per_call)
+
+
+def _steady_call(contender: Contender, timing: Timing, clock) -> tuple[Callable, int, float]:
+    """(call, how many of the case's calls it makes, ms of one of them)."""
+    ms = max(min(timing.cold_ms), 1e-4)
+    if ms < GRAPH_BELOW_MS and clock.kind == "cuda":
+        if contender.graph:
+            try:
+                return *clock.replayed(contender.call, ms), ms
+            except RuntimeError as error:
+                reason = str(error).splitlines()[0][:120]
+                timing.notes.append(f"not replayed from a graph: {reason}")
+        else:
+            timing.notes.append("not replayed from a graph")
+    return contender.call, 1, ms
+
+
+def _host(runnable, clock) -> None:
+    start = time.monotonic()
+    for turn in range(HOST_ROUNDS + 2 if runnable else 0):
+        if turn >= MIN_COLD + 2 and time.monotonic() - start > HOST_SECONDS:
+            runnable[0][1].notes.append(f"{turn - 2} rounds of bursts instead of {HOST_ROUNDS}")
+            return
+        for contender, timing in runnable:
+            ms = clock.host(contender.call, HOST_CALLS)
+            if turn >= 2:  # warm
+                timing.host_ms.append(ms)

@@ -1,0 +1,143 @@
+"""The command line on the CPU with tiny budgets, `info` with a shape, and the profile's reader."""
+
+import pathlib
+
+import pytest
+from grouped_gemm import __main__ as main
+from grouped_gemm.bench import environment, paths, profile, protocol
+from grouped_gemm.bench.results import Results
+
+TINY = protocol.Budget(2, 0.01, windows=1, window_seconds=0.002, lead_seconds=0.0)
+CASES = ["--case", "fwd/laptop-fine-down/random/fp32", "--case", "map/*", "--op", "fwd"]
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch):
+    monkeypatch.setattr(protocol, "CPU", TINY)
+    monkeypatch.setattr("grouped_gemm.bench.ceilings.SIDE", {"cpu": 64})
+    monkeypatch.setattr("grouped_gemm.bench.ceilings.BUFFER_BYTES", {"cpu": 1 << 20})
+    monkeypatch.setattr("grouped_gemm.bench.clock.FLUSH_BYTES", {"cpu": 1 << 20})
+
+
+def bench(*arguments):
+    return main.main(["bench", *arguments])
+
+
+def test_bench_measures_on_a_machine_without_a_gpu(tmp_path, capsys):
+    path = tmp_path / "run.json"
+    assert bench("--device", "cpu", "--plain", *CASES, "--json", str(path)) == 0
+    shown = capsys.readouterr().out
+    assert "fwd/laptop-fine-down/random/fp32" in shown and "ceiling copy" in shown
+    found = Results.read(path)
+    (row,) = found.rows
+    assert set(row.timings) == {"ours", "loop", "dense"} and row.floor_ms["steady"] > 0
+    assert row.left_out["torch"] == "grouped_mm computes bf16 only"
+    assert found.environment["device"] == "cpu" and "sources" in found.environment["source"]
+    again = bench("--device", "cpu", *CASES, "--peer", "dense", "--against", str(path))
+    assert again in (0, 1)  # a machine's noise decides
+    assert "cells compared" in capsys.readouterr().out
+
+
+def test_compare_and_report_are_commands(tmp_path, capsys):
+    path = tmp_path / "run.json"
+    bench("--device", "cpu", "--plain", *CASES, "--json", str(path))
+    assert bench("compare", str(path), str(path)) == 0
+    assert "0 slower, 0 lost" in capsys.readouterr().out
+    assert bench("report", str(path)) == 0
+    assert (tmp_path / "run.md").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--case", "no/such"], "--case no/such"),
+        (["--op", "gmm"], "--op got 'gmm'; needs one of"),
+        (["--device", "mps"], "--device got mps; needs cuda or cpu"),
+        (["--peers", "/no/such/folder"], "--peers got /no/such/folder; needs a folder"),
+        (["--peer", "nobody"], "peer got 'nobody'; needs one of ours, torch"),
+        (["--peer-path", "x"], "--peer-path got 'x'; needs NAME=FOLDER"),
+        (["compare", "a.json", "b.json"], "a.json"),
+        (["profile"], "profile got no case"),
+    ],
+)
+def test_a_wrong_argument_is_one_line_that_says_what_is_needed(arguments, words, capsys):
+    known = arguments[0] in ("compare", "profile")
+    if not known and "--device" not in arguments:
+        arguments = ["--device", "cpu", *arguments]
+    assert bench(*arguments) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("bench: ") and words in error and "\n" not in error
+
+
+def test_list_prints_every_name(capsys):
+    assert bench("list", "--device", "cuda") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "quick    fwd/qwen3-30b-up/random/bf16" in lines and len(lines) > 700
+
+
+def test_the_command_kept_with_the_results_has_no_paths():
+    kept = environment.command(["--quick", "--json", "/a/b.json", "--case", "fwd/*", "--peers=/x"])
+    assert kept == "python -m grouped_gemm bench --quick --case 'fwd/*'"
+
+
+def test_info_explains_the_path_of_a_shape(capsys):
+    assert main.main(["info", "--gmm", "65536,2048,1536,128,bf16"]) == 0
+    shown = capsys.readouterr().out
+    assert "grouped_gemm" in shown and "T=65536 K=2048 N=1536 E=128 bf16" in shown
+    assert "cpu gmm_wgrad: parallel (CPU:" in shown
+    assert main.main(["info", "--gmm", "1,2"]) == 2
+    assert "--gmm got '1,2'; needs T,K,N,E,DTYPE" in capsys.readouterr().err
+
+
+def test_a_forced_path_is_shown_as_such(monkeypatch):
+    monkeypatch.setenv("GG_FORCE_PATH", "reference")
+    text = "\n".join(paths.path_lines())
+    assert "cpu sinkhorn: reference (GG_FORCE_PATH names it)" in text
+
+
+NCU = """==PROF== Connected to process 1
+"ID","Kernel Name","gpu__time_duration.sum","sm__throughput.avg.pct_of_peak_sustained_elapsed",\
+"gpu__compute_memory_throughput.avg.pct_of_peak_sustained_elapsed",\
+"gpu__dram_throughput.avg.pct_of_peak_sustained_elapsed","dram__bytes_read.sum",\
+"dram__bytes_write.sum","sm__warps_active.avg.pct_of_peak_sustained_active",\
+"launch__registers_per_thread","smsp__average_warps_issue_stalled_barrier_per_issue_active.ratio",\
+"smsp__average_warps_issue_stalled_long_scoreboard_per_issue_active.ratio",\
+"smsp__average_warps_issue_stalled_selected_per_issue_active.ratio"
+"","","ns","%","%","%","byte","byte","%","register/thread","inst","inst","inst"
+"0","gmm_kernel","75,000","85.1","40.2","20","100,000,000","50,000,000","12.5","168","0.5","2.25","1"
+"1","copy_kernel","25,000","10","92","91","60,000,000","15,000,000","80","32","0","9","1"
+"""
+
+
+def test_the_profile_says_what_bounds_each_kernel_and_why(tmp_path, capsys):
+    path = tmp_path / "ncu.csv"
+    path.write_text(NCU)
+    assert bench("profile", "--csv", str(path)) == 0
+    shown = capsys.readouterr().out
+    assert "2 kernels, 100.0 us" in shown and "gmm_kernel: 75.0 us (75 %)" in shown
+    first, second = shown.split("copy_kernel")
+    assert "bound by compute" in first and "2000 GB/s" in first  # 150 MB in 75 us
+    assert "long_scoreboard 2.25, barrier 0.50" in first and "registers 168" in first
+    assert "bound by memory" in second and "3000 GB/s" in second
+
+
+def test_bounds_are_told_apart():
+    assert profile.bound(30, 40).startswith("latency")
+    assert profile.bound(80, 85) == "compute and memory alike"
+    assert profile.bound(None, 85).startswith("unknown")
+    with pytest.raises(ValueError, match="header with ID"):
+        profile.read_kernels("nothing")
+
+
+def test_only_one_module_of_the_instrument_imports_the_package_under_test():
+    folder = pathlib.Path(profile.__file__).parent
+    importing = [
+        str(path.relative_to(folder))
+        for path in sorted(folder.rglob("*.py"))
+        if any(
+            line.strip().startswith(("import grouped_gemm", "from grouped_gemm."))
+            and "grouped_gemm_bench" not in line
+            for line in path.read_text().splitlines()
+        )
+    ]
+    assert importing == ["peers/ours.py"]
