@@ -9,6 +9,8 @@
 // Letters: E experts (groups), T tokens, N output features, K reduction.
 #pragma once
 
+#include <string_view>
+
 #include "grouped_gemm/tensor_view.h"
 #include "grouped_gemm/types.h"
 
@@ -37,7 +39,7 @@ struct GmmWgradProblem {
 
 // How a path runs a problem: one row of its closed menu.
 struct GmmPolicy {
-  int tile_m = 0;  // rows of one output tile
+  int tile_m = 0;  // rows of one output tile, at most
   int tile_n = 0;  // columns of one output tile
   int tile_k = 0;  // reduction step
 
@@ -49,7 +51,8 @@ struct GmmPlan {
   bool k_grouped = false;
   GmmPolicy policy;
   int64_t num_blocks = 0;       // CUDA: an upper bound that holds for any group sizes
-  int64_t workspace_bytes = 0;  // host sizes on their way to the device
+  int64_t workspace_bytes = 0;  // host sizes on their way to the device, counters
+  std::string_view because{};   // why the device's best path was not taken, a text that lives on
 
   bool operator==(const GmmPlan&) const = default;
 };

@@ -115,7 +115,11 @@ void validate(const GmmWgradProblem& problem, const Target& target) {
 GmmPlan plan_gmm(const GmmProblem& problem, const Target& target) {
   validate(problem, target);
   GmmPlan plan;
-  plan.path = core::choose_path(kGmm, target, {Path::kParallel, Path::kReference, Path::kPortable});
+  core::Refusal sm90{Path::kSm90, {}};
+  if (core::runs_on(Path::kSm90, target)) sm90.reason = cuda::sm90_refusal(problem, target.limits);
+  plan.path = core::choose_path(
+      kGmm, target, {Path::kParallel, Path::kReference, Path::kSm90, Path::kPortable}, sm90);
+  if (plan.path != Path::kSm90) plan.because = sm90.reason;
   if (target.kind == Target::Kind::kCuda) cuda::plan_gmm(plan, problem, target.limits);
   return plan;
 }
@@ -133,7 +137,7 @@ GmmPlan plan_gmm_wgrad(const GmmWgradProblem& problem, const Target& target) {
 void run(const GmmPlan& plan, const GmmProblem& problem, Workspace workspace, Stream stream) {
   core::require_workspace(kGmm, workspace, plan.workspace_bytes);
   if (problem.out.num_elements() == 0) return;
-  if (plan.path == Path::kPortable) {
+  if (core::is_path_of(plan.path, Target::Kind::kCuda)) {
     cuda::gmm(plan, problem, workspace, stream);
   } else {
     cpu::gmm(plan, problem, stream);
@@ -143,7 +147,7 @@ void run(const GmmPlan& plan, const GmmProblem& problem, Workspace workspace, St
 void run(const GmmPlan& plan, const GmmWgradProblem& problem, Workspace workspace, Stream stream) {
   core::require_workspace(kWgrad, workspace, plan.workspace_bytes);
   if (problem.out.num_elements() == 0) return;
-  if (plan.path == Path::kPortable) {
+  if (core::is_path_of(plan.path, Target::Kind::kCuda)) {
     cuda::gmm_wgrad(plan, problem, workspace, stream);
   } else {
     cpu::gmm_wgrad(plan, problem, stream);
@@ -154,7 +158,8 @@ std::string to_string(const GmmPlan& plan) {
   return base::concat(plan.k_grouped ? "gmm_wgrad " : "gmm ", to_string(plan.path),
                       " tile=", plan.policy.tile_m, "x", plan.policy.tile_n, "x",
                       plan.policy.tile_k, " blocks<=", plan.num_blocks,
-                      " workspace=", plan.workspace_bytes, "B");
+                      " workspace=", plan.workspace_bytes, "B",
+                      plan.because.empty() ? "" : " because ", plan.because);
 }
 
 }  // namespace gg

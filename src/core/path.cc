@@ -37,12 +37,14 @@ struct PathRow {
   Path path;
   Target::Kind kind;
   int min_compute_capability;  // 0 on the CPU
+  int max_compute_capability;
 };
 
 constexpr PathRow kPaths[] = {
-    {Path::kReference, Target::Kind::kCpu, 0},
-    {Path::kParallel, Target::Kind::kCpu, 0},
-    {Path::kPortable, Target::Kind::kCuda, 70},
+    {Path::kReference, Target::Kind::kCpu, 0, 0},
+    {Path::kParallel, Target::Kind::kCpu, 0, 0},
+    {Path::kPortable, Target::Kind::kCuda, 70, 999},
+    {Path::kSm90, Target::Kind::kCuda, 90, 90},
 };
 
 const PathRow& row_of(Path path) {
@@ -73,24 +75,41 @@ bool contains(std::initializer_list<Path> menu, Path path) {
   return false;
 }
 
+bool includes(const PathRow& row, int compute_capability) {
+  return compute_capability >= row.min_compute_capability &&
+         compute_capability <= row.max_compute_capability;
+}
+
 }  // namespace
 
-Path choose_path(const char* op, const Target& target, std::initializer_list<Path> menu) {
+bool is_path_of(Path path, Target::Kind kind) { return row_of(path).kind == kind; }
+
+bool runs_on(Path path, const Target& target) {
+  return is_path_of(path, target.kind) && includes(row_of(path), target.limits.compute_capability);
+}
+
+Path choose_path(const char* op, const Target& target, std::initializer_list<Path> menu,
+                 const Refusal& refusal) {
+  const auto is_refused = [&](Path path) {
+    return path == refusal.path && !refusal.reason.empty();
+  };
   const Path forced = forced_path(op, target);
   const bool on_cuda = target.kind == Target::Kind::kCuda;
   if (forced != Path::kAuto && row_of(forced).kind == target.kind && contains(menu, forced)) {
-    GG_REQUIRE(target.limits.compute_capability >= row_of(forced).min_compute_capability, op,
-               ": forced path ", to_string(forced), " got a device of compute capability ",
+    const PathRow& row = row_of(forced);
+    GG_REQUIRE(includes(row, target.limits.compute_capability), op, ": forced path ",
+               to_string(forced), " got a device of compute capability ",
                target.limits.compute_capability / 10, ".", target.limits.compute_capability % 10,
-               "; needs ", row_of(forced).min_compute_capability / 10, ".",
-               row_of(forced).min_compute_capability % 10, " or more; unset GG_FORCE_PATH");
+               "; needs ", row.min_compute_capability / 10, ".", row.min_compute_capability % 10,
+               row.min_compute_capability == row.max_compute_capability ? "" : " or more",
+               "; unset GG_FORCE_PATH");
+    GG_REQUIRE(!is_refused(forced), op, ": forced path ", to_string(forced),
+               " got a problem that it cannot run: ", refusal.reason,
+               "; needs another path; unset GG_FORCE_PATH");
     return forced;
   }
   for (Path path : menu) {
-    const PathRow& row = row_of(path);
-    if (row.kind == target.kind && target.limits.compute_capability >= row.min_compute_capability) {
-      return path;
-    }
+    if (runs_on(path, target) && !is_refused(path)) return path;
   }
   GG_REQUIRE(false, op, ": got a ", on_cuda ? "CUDA" : "CPU", " device of compute capability ",
              target.limits.compute_capability / 10, ".", target.limits.compute_capability % 10,

@@ -3,15 +3,28 @@
 #pragma once
 
 #include <initializer_list>
+#include <string_view>
 
 #include "grouped_gemm/types.h"
 
 namespace gg::core {
 
+// A path that cannot run this problem, and why (a clause; empty: it can).
+struct Refusal {
+  Path path;
+  std::string_view reason;
+};
+
+// Whether a path is one of this kind of device, and may run on the target.
+bool is_path_of(Path path, Target::Kind kind);
+bool runs_on(Path path, const Target& target);
+
 // The first path of `menu` (best first) that runs on the target, or the forced
 // one: target.force_path, else the environment variable GG_FORCE_PATH. A forced
 // path of the other kind of device is ignored, so that one variable can force a
-// GPU path while CPU operators go on. Throws Error where nothing fits.
-Path choose_path(const char* op, const Target& target, std::initializer_list<Path> menu);
+// GPU path while CPU operators go on. A path refused for this problem is passed
+// over, and an error where it is forced. Throws Error where nothing fits.
+Path choose_path(const char* op, const Target& target, std::initializer_list<Path> menu,
+                 const Refusal& refusal = {Path::kAuto, {}});
 
 }  // namespace gg::core

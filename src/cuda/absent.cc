@@ -20,6 +20,7 @@ int driver_version() { return 0; }
 int num_devices() { return 0; }
 DeviceLimits device_limits(int) { refuse("device_limits"); }
 
+std::string_view sm90_refusal(const GmmProblem&, const DeviceLimits&) { refuse("gmm"); }
 void plan_permute(PermutePlan&, const PermuteProblem&, const DeviceLimits&) { refuse("permute"); }
 void plan_unpermute(UnpermutePlan&, const UnpermuteProblem&) { refuse("unpermute"); }
 void plan_unpermute_bwd(UnpermutePlan&, const UnpermuteBwdProblem&) { refuse("unpermute_bwd"); }

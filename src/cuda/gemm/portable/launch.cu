@@ -4,15 +4,12 @@
 #include "base/math.h"
 #include "cuda/common/dispatch.h"
 #include "cuda/common/launch.h"
-#include "cuda/door.h"
+#include "cuda/gemm/portable/door.h"
 #include "cuda/gemm/portable/k_grouped.cuh"
 #include "cuda/gemm/portable/m_grouped.cuh"
 
-namespace gg::cuda {
+namespace gg::cuda::portable {
 namespace {
-
-using portable::kThreads;
-using portable::kTile;
 
 // function(Tag<In>{}, Tag<Out>{}); Out is In or float.
 template <typename Function>
@@ -33,7 +30,7 @@ void complete_plan(const char* op, GmmPlan& plan, int64_t num_blocks, const Grou
   GG_REQUIRE(num_blocks <= std::numeric_limits<int32_t>::max(), op, ": got a product of ",
              num_blocks, " tiles of 64 x 64; needs at most ", std::numeric_limits<int32_t>::max(),
              " on the portable path; split it");
-  plan.policy = {kTile, kTile, portable::kSlice};
+  plan.policy = {kTile, kTile, kSlice};
   plan.num_blocks = num_blocks;
   plan.workspace_bytes = groups_workspace_bytes(groups);
 }
@@ -60,7 +57,7 @@ void plan_gmm_wgrad(GmmPlan& plan, const GmmWgradProblem& problem, const DeviceL
 void gmm(const GmmPlan& plan, const GmmProblem& problem, Workspace workspace, Stream stream) {
   const TensorView& tokens = problem.tokens;
   const TensorView& weights = problem.weights;
-  const portable::MGroupedArgs args{
+  const MGroupedArgs args{
       .tokens = tokens.data,
       .weights = weights.data,
       .out = problem.out.data,
@@ -72,7 +69,7 @@ void gmm(const GmmPlan& plan, const GmmProblem& problem, Workspace workspace, St
       .weight_strides = {weights.stride(0), weights.stride(1), weights.stride(2)},
       .out_strides = {problem.out.stride(0), problem.out.stride(1)}};
   with_types("gmm", tokens.dtype, problem.out.dtype, [&](auto in, auto out) {
-    portable::m_grouped_gemm<typename decltype(in)::type, typename decltype(out)::type>
+    m_grouped_gemm<typename decltype(in)::type, typename decltype(out)::type>
         <<<static_cast<unsigned>(plan.num_blocks), kThreads, 0, to_cuda(stream)>>>(args);
   });
   check_launch("gmm");
@@ -83,7 +80,7 @@ void gmm_wgrad(const GmmPlan& plan, const GmmWgradProblem& problem, Workspace wo
   const TensorView& dy = problem.dy;
   const TensorView& tokens = problem.tokens;
   const TensorView& out_view = problem.out;
-  const portable::KGroupedArgs args{
+  const KGroupedArgs args{
       .dy = dy.data,
       .tokens = tokens.data,
       .out = out_view.data,
@@ -96,10 +93,10 @@ void gmm_wgrad(const GmmPlan& plan, const GmmWgradProblem& problem, Workspace wo
       .out_strides = {out_view.stride(0), out_view.stride(1), out_view.stride(2)},
       .accumulate = problem.accumulate};
   with_types("gmm_wgrad", dy.dtype, out_view.dtype, [&](auto in, auto out) {
-    portable::k_grouped_gemm<typename decltype(in)::type, typename decltype(out)::type>
+    k_grouped_gemm<typename decltype(in)::type, typename decltype(out)::type>
         <<<static_cast<unsigned>(plan.num_blocks), kThreads, 0, to_cuda(stream)>>>(args);
   });
   check_launch("gmm_wgrad");
 }
 
-}  // namespace gg::cuda
+}  // namespace gg::cuda::portable

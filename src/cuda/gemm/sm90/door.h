@@ -1,0 +1,21 @@
+// What the rest of src/cuda may call of this folder: grouped GEMM on Hopper's
+// tensor cores. Start reading at m_grouped.cuh. Called by cuda/gemm/gmm.cc.
+#pragma once
+
+#include <string_view>
+
+#include "grouped_gemm/gmm.h"
+
+namespace gg::cuda::sm90 {
+
+// Whether architecture 90a was built; absent.cc answers where it was not.
+bool is_built();
+
+// policy.cc: why the problem cannot run here (empty where it can), and the plan.
+std::string_view refusal(const GmmProblem& problem, const DeviceLimits& limits);
+void plan_gmm(GmmPlan& plan, const GmmProblem& problem, const DeviceLimits& limits);
+
+// launch.cu
+void gmm(const GmmPlan& plan, const GmmProblem& problem, Workspace workspace, Stream stream);
+
+}  // namespace gg::cuda::sm90

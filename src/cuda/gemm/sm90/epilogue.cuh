@@ -1,0 +1,240 @@
+// What happens to a tile's accumulators. Each epilogue belongs to one consumer
+// warpgroup, and m_grouped.cuh calls it in this order:
+//
+//   take(acc, tile)   a tile is done: keep it, or store it at once
+//   step(s)           under k-block s of the next tile, s = 0 .. kSteps - 1
+//   finish()          under the last k-block of that tile: nothing of the tile
+//                     taken before is left behind
+//   drain()           at the end of the kernel, after finish()
+//
+// Accumulators are a transposed tile, [64 features][kN tokens]. Thread l of warp
+// w holds, in acc[4 c + 2 i + j], feature 16 w + l / 4 + 8 i of token
+// 8 c + 2 (l % 4) + j.
+//
+// NOTE: rows of the accumulators past tile.rows come from the next group's
+// tokens, or from nowhere. Nothing of them may be stored or mixed with others.
+#pragma once
+
+#include "cuda/common/number.cuh"
+#include "cuda/gemm/sm90/pipeline.cuh"
+
+namespace gg::cuda::sm90 {
+
+// x's bound in the clipped view of out; see tensor_maps.cc.
+inline constexpr int kClipOrigin = 1 << 30;
+
+// Where a thread stands among the consumers, and the 64 features of a warpgroup.
+struct ConsumerPlace {
+  int warpgroup;
+  int warp;  // within the warpgroup, the same value in all its lanes
+  int lane;
+
+  __device__ __forceinline__ int first_feature(const Tile& tile) const {
+    return (tile.feature_tile * kConsumers + warpgroup) * kFeaturesPerConsumer;
+  }
+  __device__ __forceinline__ void sync_warpgroup() const {
+    ptx::named_barrier(1 + warpgroup, kWarpgroup);  // 0 is __syncthreads
+  }
+};
+
+// A finished tile, rounded to 16 bits in registers, so that the next one can
+// start at once (+8 % at K = 768, +3 % at 4096; H200, 2026-11-22, gemm_m
+// prototype): packed[2 c + i] holds acc[4 c + 2 i] and, above it, acc[4 c + 2 i + 1].
+template <typename T>
+struct PackedTile {
+  uint32_t packed[256 / 4];
+  Tile tile{0, 0, 0, 0};
+
+  template <int kN>
+  __device__ __forceinline__ void take(const float (&acc)[kN / 2], const Tile& finished) {
+#pragma unroll
+    for (int i = 0; i < kN / 4; ++i) packed[i] = ptx::pack<T>(acc[2 * i], acc[2 * i + 1]);
+    tile = finished;
+  }
+
+  // Rows of the tile from piece s on.
+  __device__ __forceinline__ int rows_from(int s) const { return tile.rows - s * kPieceTokens; }
+};
+
+// 16-bit output by the copy engine: a piece of 64 tokens is transposed into
+// shared memory under one k-block, and stored under the next one.
+template <typename T>
+struct CopyEngineStore {
+  using Out = T;
+  static constexpr int kSteps = 256 / kPieceTokens;
+
+  const MGroupedArgs& args;
+  const ConsumerPlace place;
+  PieceBuffers& buffers;
+  PackedTile<T> done;
+  int buffer = 0;  // of the next piece
+
+  __device__ CopyEngineStore(const MGroupedArgs& args, ConsumerPlace place, PieceBuffers& buffers)
+      : args(args), place(place), buffers(buffers) {}
+
+  template <int kN>
+  __device__ __forceinline__ void take(const float (&acc)[kN / 2], const Tile& tile) {
+    done.template take<kN>(acc, tile);
+  }
+
+  // Sends piece s - 1, staged a k-block ago, and stages piece s. NOTE: every
+  // piece staged is sent before the one after the next is staged, by the same
+  // thread, whose count of pending stores tells when a buffer has been read.
+  __device__ __forceinline__ void step(int s) {
+    const bool sends = s > 0 && done.rows_from(s - 1) > 0;
+    const bool stages = s < kSteps && done.rows_from(s) > 0;
+    if (!sends && !stages) return;  // all 128 threads alike
+    if (sends) ptx::fence_proxy_async();
+    if (place.warp == 0 && ptx::elect()) {
+      // The buffer of piece s is that of the last store but the one being sent.
+      if (sends) {
+        ptx::wait_stores_read<0>();
+      } else {
+        ptx::wait_stores_read<kPieceBuffers - 1>();
+      }
+    }
+    __syncwarp();
+    place.sync_warpgroup();  // piece s - 1 is staged and fenced; the buffer of piece s is free
+    if (sends && place.warp == 0 && ptx::elect()) send(s - 1);
+    __syncwarp();
+    if (stages) {
+      stage(s);
+      buffer ^= 1;
+    }
+  }
+
+  __device__ __forceinline__ void finish() { step(kSteps); }
+  __device__ __forceinline__ void drain() {
+    if (place.warp == 0 && ptx::elect()) ptx::wait_stores();
+  }
+
+  // One thread. The last piece staged lies in the other buffer.
+  __device__ __forceinline__ void send(int s) {
+    const int rows = done.rows_from(s);
+    const int row0 = done.tile.row0 + s * kPieceTokens;
+    ptx::store_4d(args.out_pieces, ptx::shared_address(buffers[buffer ^ 1]),
+                  place.first_feature(done.tile), kClipOrigin - rows, row0 + rows, kClipOrigin);
+    ptx::commit_stores();
+  }
+
+  // [token][feature] in the 128-byte swizzle: the 16-byte chunk c of token row r
+  // lies at chunk c ^ (r % 8). Tokens past the tile are staged and clipped.
+  __device__ __forceinline__ void stage(int s) {
+    const int token = place.lane / 16 * 8 + place.lane % 8;  // + 16 for each matrix quadruple
+    const int chunk = place.warp * 2 + place.lane / 8 % 2;
+    const uint32_t address = ptx::shared_address(buffers[buffer]) + token * kRowBytes +
+                             ((chunk ^ (place.lane % 8)) << 4);
+#pragma unroll
+    for (int t = 0; t < kPieceTokens; t += 16) {
+      const uint32_t* m = &done.packed[(s * kPieceTokens + t) / 4];
+      ptx::store_matrices_transposed(address + t * kRowBytes, m[0], m[1], m[2], m[3]);
+    }
+  }
+};
+
+// 16-bit output whose rows the copy engine cannot reach, under the next tile's
+// k-blocks. Eight lanes write eight neighbouring features of a token.
+template <typename T>
+struct ThreadStore {
+  using Out = T;
+  static constexpr int kSteps = 256 / kPieceTokens;
+
+  const MGroupedArgs& args;
+  const ConsumerPlace place;
+  PackedTile<T> done;
+
+  __device__ ThreadStore(const MGroupedArgs& args, ConsumerPlace place, PieceBuffers&)
+      : args(args), place(place) {}
+
+  template <int kN>
+  __device__ __forceinline__ void take(const float (&acc)[kN / 2], const Tile& tile) {
+    done.template take<kN>(acc, tile);
+  }
+
+  __device__ __forceinline__ void step(int s) {
+    const int rows = done.rows_from(s);
+    if (rows <= 0) return;
+    const int feature = place.first_feature(done.tile) + place.warp * 16 + place.lane / 4;
+    const int token0 = place.lane % 4 * 2;
+    const int row0 = done.tile.row0 + s * kPieceTokens + token0;
+    uint16_t* target = static_cast<uint16_t*>(args.out) + row0 * args.out_pitch + feature;
+#pragma unroll
+    for (int c = 0; c < kPieceTokens / 8; ++c) {
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const uint32_t pair = done.packed[s * kPieceTokens / 4 + 2 * c + i];
+        if (feature + 8 * i >= args.num_n) continue;
+        if (token0 + 8 * c < rows) target[8 * i] = static_cast<uint16_t>(pair);
+        if (token0 + 8 * c + 1 < rows) {
+          target[args.out_pitch + 8 * i] = static_cast<uint16_t>(pair >> 16);
+        }
+      }
+      target += 8 * args.out_pitch;
+    }
+  }
+
+  __device__ __forceinline__ void finish() {}
+  __device__ __forceinline__ void drain() {}
+};
+
+// fp32 output, at once: there are no registers to keep it in. Eight lanes fill a
+// 32-byte sector, so nothing is gained by way of shared memory but time.
+// Missing: a store that hides under the next tile.
+struct ThreadStoreFloat {
+  using Out = float;
+  static constexpr int kSteps = 0;
+
+  const MGroupedArgs& args;
+  const ConsumerPlace place;
+
+  __device__ ThreadStoreFloat(const MGroupedArgs& args, ConsumerPlace place, PieceBuffers&)
+      : args(args), place(place) {}
+
+  template <int kN>
+  __device__ __forceinline__ void take(const float (&acc)[kN / 2], const Tile& tile) {
+    const int feature = place.first_feature(tile) + place.warp * 16 + place.lane / 4;
+    const int token0 = place.lane % 4 * 2;
+    float* target = static_cast<float*>(args.out) + (tile.row0 + token0) * args.out_pitch + feature;
+#pragma unroll
+    for (int c = 0; c < kN / 8; ++c) {
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        if (feature + 8 * i >= args.num_n) continue;
+        if (token0 + 8 * c < tile.rows) target[8 * i] = acc[4 * c + 2 * i];
+        if (token0 + 8 * c + 1 < tile.rows) {
+          target[args.out_pitch + 8 * i] = acc[4 * c + 2 * i + 1];
+        }
+      }
+      target += 8 * args.out_pitch;
+    }
+  }
+
+  __device__ __forceinline__ void step(int) {}
+  __device__ __forceinline__ void finish() {}
+  __device__ __forceinline__ void drain() {}
+};
+
+// Zeros in the rows from first_row on, which belong to no group: one warp of
+// every block, rows in turn.
+template <typename Out>
+__device__ void zero_rows(const MGroupedArgs& args, int first_row, int lane) {
+  const int64_t row_bytes = args.num_n * int64_t{sizeof(Out)};
+  const int64_t pitch_bytes = args.out_pitch * int64_t{sizeof(Out)};
+  const bool by_vectors =
+      (reinterpret_cast<uintptr_t>(args.out) | pitch_bytes | row_bytes) % sizeof(uint4) == 0;
+  for (int64_t row = first_row + static_cast<int>(blockIdx.x); row < args.num_rows;
+       row += gridDim.x) {
+    uint8_t* target = static_cast<uint8_t*>(args.out) + row * pitch_bytes;
+    if (by_vectors) {
+      for (int64_t b = lane * int64_t{sizeof(uint4)}; b < row_bytes; b += 32 * sizeof(uint4)) {
+        *reinterpret_cast<uint4*>(target + b) = make_uint4(0, 0, 0, 0);
+      }
+    } else {
+      for (int n = lane; n < args.num_n; n += 32) {
+        reinterpret_cast<Out*>(target)[n] = from_float<Out>(0.0f);
+      }
+    }
+  }
+}
+
+}  // namespace gg::cuda::sm90

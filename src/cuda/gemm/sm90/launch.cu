@@ -1,0 +1,78 @@
+// Grouped GEMM on Hopper: descriptors, the counter of claims, the launch.
+// Kernel: m_grouped.cuh. Choice: policy.cc.
+#include "cuda/gemm/sm90/launch.h"
+
+#include "cuda/common/launch.h"
+#include "cuda/common/number.cuh"
+#include "cuda/gemm/sm90/door.h"
+#include "cuda/gemm/sm90/tensor_maps.h"
+
+namespace gg::cuda::sm90 {
+namespace {
+
+using Launch = void (*)(const MGroupedArgs&, unsigned, cudaStream_t);
+
+struct Row {
+  Variant variant;
+  Launch launch;
+};
+
+template <typename In, WeightMajor kMajor, typename Out, StoreBy kStore>
+constexpr Row row(DType in, DType out) {
+  return {{in, out, kMajor, kStore}, launch_m_grouped<In, kMajor, Out, kStore>};
+}
+
+constexpr DType kBf16 = DType::kBFloat16;
+constexpr DType kFp16 = DType::kFloat16;
+constexpr DType kFp32 = DType::kFloat32;
+constexpr StoreBy kCopy = StoreBy::kCopyEngine;
+constexpr StoreBy kThreads = StoreBy::kThreads;
+constexpr WeightMajor kK = WeightMajor::kK;
+constexpr WeightMajor kN = WeightMajor::kN;
+
+// Every kernel there is: one for each file of inst/.
+constexpr Row kRows[] = {
+    row<__nv_bfloat16, kK, __nv_bfloat16, kCopy>(kBf16, kBf16),
+    row<__nv_bfloat16, kN, __nv_bfloat16, kCopy>(kBf16, kBf16),
+    row<__nv_bfloat16, kK, __nv_bfloat16, kThreads>(kBf16, kBf16),
+    row<__nv_bfloat16, kN, __nv_bfloat16, kThreads>(kBf16, kBf16),
+    row<__nv_bfloat16, kK, float, kThreads>(kBf16, kFp32),
+    row<__nv_bfloat16, kN, float, kThreads>(kBf16, kFp32),
+    row<__half, kK, __half, kCopy>(kFp16, kFp16),
+    row<__half, kN, __half, kCopy>(kFp16, kFp16),
+    row<__half, kK, __half, kThreads>(kFp16, kFp16),
+    row<__half, kN, __half, kThreads>(kFp16, kFp16),
+    row<__half, kK, float, kThreads>(kFp16, kFp32),
+    row<__half, kN, float, kThreads>(kFp16, kFp32),
+};
+
+Launch launcher_of(const Variant& variant) {
+  for (const Row& row : kRows) {
+    if (row.variant == variant) return row.launch;
+  }
+  throw Error("gmm: no kernel of path sm90 for this variant");
+}
+
+}  // namespace
+
+bool is_built() { return true; }
+
+void gmm(const GmmPlan& plan, const GmmProblem& problem, Workspace workspace, Stream stream) {
+  const Variant variant = variant_of(problem);
+  unsigned* claims = static_cast<unsigned*>(workspace.data);
+  check("gmm", "clear its counter", cudaMemsetAsync(claims, 0, sizeof(unsigned), to_cuda(stream)));
+  const Workspace for_groups{static_cast<char*>(workspace.data) + kClaimsBytes,
+                             workspace.bytes - kClaimsBytes};
+  MGroupedArgs args{};
+  args.out = problem.out.data;
+  args.out_pitch = pitch_of(problem.out, 0, problem.out.size(1));
+  args.groups = to_device("gmm", problem.groups, for_groups, to_cuda(stream));
+  args.claims = claims;
+  args.num_rows = static_cast<int>(problem.tokens.size(0));
+  args.num_n = static_cast<int>(problem.weights.size(1));
+  args.num_k = static_cast<int>(problem.tokens.size(1));
+  encode_tensor_maps(args, problem, variant);
+  launcher_of(variant)(args, static_cast<unsigned>(plan.num_blocks), to_cuda(stream));
+}
+
+}  // namespace gg::cuda::sm90

@@ -1,0 +1,27 @@
+// Defines launch_m_grouped. Included by inst/*.cu, each of which instantiates it once.
+#pragma once
+
+#include <type_traits>
+
+#include "cuda/common/launch.h"
+#include "cuda/gemm/sm90/launch.h"
+#include "cuda/gemm/sm90/m_grouped.cuh"
+
+namespace gg::cuda::sm90 {
+
+template <typename In, typename Out, StoreBy kStore>
+using EpilogueOf = std::conditional_t<
+    !std::is_same_v<In, Out>, ThreadStoreFloat,
+    std::conditional_t<kStore == StoreBy::kCopyEngine, CopyEngineStore<In>, ThreadStore<In>>>;
+
+template <typename In, WeightMajor kMajor, typename Out, StoreBy kStore>
+void launch_m_grouped(const MGroupedArgs& args, unsigned num_blocks, cudaStream_t stream) {
+  using Policy = GeneralPolicy;
+  static_assert(sizeof(Shared<Policy>) <= Policy::kSharedBytes);
+  const auto kernel = m_grouped_gemm<Policy, OperandTypes<In, kMajor>, EpilogueOf<In, Out, kStore>>;
+  allow_shared_bytes("gmm", kernel, sizeof(Shared<Policy>));
+  kernel<<<num_blocks, kThreads, sizeof(Shared<Policy>), stream>>>(args);
+  check_launch("gmm");
+}
+
+}  // namespace gg::cuda::sm90

@@ -1,0 +1,251 @@
+// M-grouped GEMM on Hopper: out[t] = weights[e] tokens[t] for the rows t of each
+// group e; rows past the last group become zeros. Start reading at the kernel, at
+// the end. Launched by launch.cu.
+//
+// The transposed tile, weights x tokens^T, is computed: weights are wgmma's A (m64
+// = 64 output features), tokens its B, whose n goes in steps of 8. So the ragged
+// end of a group costs a smaller n, not padding.
+//
+//   warp 0       producer: one thread tells the copy engine what to load
+//   warp 1       scheduler: turns claimed numbers into tiles; zeroes the rows of no group
+//   warps 4-11   two consumer warpgroups, 64 features each: multiply, store
+//
+// NaN or Inf of one group reaches no other: a tile's box of tokens may hold rows
+// of the next group, but those are columns of their own in the product, and are
+// never stored. Past K, N and T the copy engine fills in zeros.
+#pragma once
+
+#include "cuda/gemm/sm90/epilogue.cuh"
+#include "cuda/gemm/sm90/scheduler.cuh"
+#include "cuda/gemm/sm90/wgmma.cuh"
+
+namespace gg::cuda::sm90 {
+
+template <typename T, WeightMajor kWeightMajor>
+struct OperandTypes {
+  using In = T;
+  static constexpr WeightMajor kMajor = kWeightMajor;
+};
+
+// 128 * 40 + 256 * 232 <= 65536. 24 and 240 spill the producer.
+inline constexpr int kProducerRegisters = 40;
+inline constexpr int kConsumerRegisters = 232;
+
+// Descriptor of an operand of 64 elements (128 bytes) a row, 128-byte swizzle:
+// groups of eight rows follow each other at 1024 bytes, whichever is its major.
+__device__ __forceinline__ uint64_t operand_descriptor(uint32_t address) {
+  constexpr uint64_t kSwizzle128 = uint64_t{1} << 62;
+  constexpr uint64_t kNextEightRows = uint64_t{1024 >> 4} << 32;
+  constexpr uint64_t kUnused = uint64_t{1} << 16;
+  return kSwizzle128 | kNextEightRows | kUnused | (address & 0x3ffff) >> 4;
+}
+
+// ---- load ---------------------------------------------------------------------------------------
+
+// One k-block: weights, and tokens as a sum of boxes whose lengths are powers of two.
+template <class Policy, class Types>
+__device__ __forceinline__ void load_stage(Shared<Policy>& shared, const MGroupedArgs& args,
+                                           const Tile& tile, int slot, int k) {
+  const uint64_t& full = shared.full[slot];
+  const uint32_t weights = ptx::shared_address(shared.stage[slot]);
+  uint32_t tokens = weights + Shared<Policy>::kWeightBytes;
+  const int feature = tile.feature_tile * Policy::kTileFeatures;
+  constexpr int kStepBytes = Policy::kTokenStep * kRowBytes;
+  ptx::mbarrier_arrive_expect(full, Shared<Policy>::kWeightBytes + tile.steps() * kStepBytes);
+  if constexpr (Types::kMajor == WeightMajor::kK) {
+    ptx::load_3d(weights, args.weights, full, k, feature, tile.expert());
+  } else {
+#pragma unroll
+    for (int f = 0; f < Policy::kTileFeatures; f += 64) {
+      ptx::load_3d(weights + f * kRowBytes, args.weights, full, feature + f, k, tile.expert());
+    }
+  }
+  int row = tile.row0;
+#pragma unroll
+  for (int box = kTokenBoxes - 1; box >= 0; --box) {
+    if (tile.steps() >> box & 1) {
+      ptx::load_2d(tokens, args.tokens[box], full, k, row);
+      tokens += kStepBytes << box;
+      row += Policy::kTokenStep << box;
+    }
+  }
+}
+
+// One thread.
+template <class Policy, class Types>
+__device__ __forceinline__ void produce(Shared<Policy>& shared, const MGroupedArgs& args) {
+  const int k_blocks = num_k_blocks<Policy>(args.num_k);
+  Cursor<Policy::kStages> at;
+  for (Cursor<kTileRing> ring;; ring.next()) {
+    ptx::mbarrier_wait(shared.tile_full[ring.slot], ring.parity);
+    const Tile tile = shared.tile[ring.slot];
+    if (tile.is_end()) return;
+    for (int kb = 0; kb < k_blocks; ++kb, at.next()) {
+      if (kb == k_blocks - Policy::kClaimLead) ptx::mbarrier_arrive(shared.tile_read[ring.slot]);
+      ptx::mbarrier_wait(shared.empty[at.slot], at.parity ^ 1);
+      load_stage<Policy, Types>(shared, args, tile, at.slot, kb * Policy::kTileK);
+    }
+  }
+}
+
+// ---- multiply -----------------------------------------------------------------------------------
+
+// One warpgroup.
+template <class Policy, class Types, class Epilogue>
+struct Consumer {
+  Shared<Policy>& shared;
+  const MGroupedArgs& args;
+  const ConsumerPlace place;
+  const int k_blocks;
+  Epilogue epilogue;
+  Cursor<Policy::kStages> at;
+  Cursor<kTileRing> ring;
+
+  static constexpr int kTransA = Types::kMajor == WeightMajor::kN ? 1 : 0;
+  // From one k16 to the next, in the descriptor's units of 16 bytes: 16 rows, or 16 columns.
+  static constexpr uint64_t kStepA = (kTransA ? 16 * kRowBytes : 32) / 16;
+  static constexpr uint64_t kStepB = 32 / 16;
+
+  __device__ __forceinline__ void wait_full() {
+    ptx::mbarrier_wait(shared.full[at.slot], at.parity);
+  }
+  __device__ __forceinline__ void release(int slot) {
+    if (place.lane == 0) ptx::mbarrier_arrive(shared.empty[slot]);
+  }
+
+  // The next tile, its first k-block loaded; or the end.
+  __device__ __forceinline__ Tile next_tile() {
+    ptx::mbarrier_wait(shared.tile_full[ring.slot], ring.parity);
+    const Tile tile = shared.tile[ring.slot];
+    if (!tile.is_end()) {
+      __syncwarp();  // every lane has read it
+      if (place.lane == 0) ptx::mbarrier_arrive(shared.tile_read[ring.slot]);
+      wait_full();
+    }
+    ring.next();
+    return tile;
+  }
+
+  // Queues the multiplication of the k-block in the current slot.
+  template <int kN, bool kFirst>
+  __device__ __forceinline__ void multiply(float (&acc)[kN / 2]) {
+    using Instruction = Wgmma<typename Types::In, kN>;
+    const uint32_t stage = ptx::shared_address(shared.stage[at.slot]);
+    const uint64_t a =
+        operand_descriptor(stage + place.warpgroup * kFeaturesPerConsumer * kRowBytes);
+    const uint64_t b = operand_descriptor(stage + Shared<Policy>::kWeightBytes);
+    ptx::wgmma_fence();
+#pragma unroll
+    for (int k16 = 0; k16 < Policy::kTileK / 16; ++k16) {
+      if (kFirst && k16 == 0) {
+        Instruction::template multiply<kTransA>(acc, a, b);
+      } else {
+        Instruction::template multiply_add<kTransA>(acc, a + k16 * kStepA, b + k16 * kStepB);
+      }
+    }
+    ptx::wgmma_commit();
+  }
+
+  // Runs a tile of at most kN tokens and returns the next one. One k-block is
+  // always being multiplied; what comes between two waits passes under it.
+  template <int kN>
+  __device__ __forceinline__ Tile run_tile(const Tile& tile) {
+    float acc[kN / 2];
+    int previous = at.slot;
+    multiply<kN, true>(acc);
+    at.next();
+    epilogue.step(0);
+    const auto next_k_block = [&] {
+      const int slot = at.slot;
+      wait_full();
+      multiply<kN, false>(acc);
+      ptx::wgmma_wait<1>();
+      release(previous);
+      previous = slot;
+      at.next();
+    };
+    constexpr int kPeeled = Epilogue::kSteps > 1 ? Epilogue::kSteps : 1;
+#pragma unroll
+    for (int kb = 1; kb < kPeeled; ++kb) {
+      next_k_block();
+      epilogue.step(kb);
+    }
+    for (int kb = kPeeled; kb < k_blocks; ++kb) next_k_block();
+    epilogue.finish();
+    const Tile next = next_tile();  // all that comes after it is exposed
+    ptx::wgmma_wait<0>();
+    release(previous);
+    epilogue.template take<kN>(acc, tile);
+    return next;
+  }
+
+  // All of this warpgroup's features lie past the last one: the ring goes on.
+  __device__ __forceinline__ Tile skip_tile() {
+    for (int kb = 0; kb < k_blocks; ++kb, at.next()) {
+      wait_full();
+      __syncwarp();
+      release(at.slot);
+    }
+    return next_tile();
+  }
+
+  // run_tile for the tile's length, found by bisection.
+  template <int kLeast, int kMost>
+  __device__ __forceinline__ Tile run_tile_of_length(const Tile& tile) {
+    if constexpr (kLeast == kMost) {
+      return run_tile<kLeast * Policy::kTokenStep>(tile);
+    } else {
+      constexpr int kMiddle = (kLeast + kMost) / 2;
+      if (tile.steps() <= kMiddle) return run_tile_of_length<kLeast, kMiddle>(tile);
+      return run_tile_of_length<kMiddle + 1, kMost>(tile);
+    }
+  }
+
+  __device__ __forceinline__ void run() {
+    Tile tile = next_tile();
+    while (!tile.is_end()) {
+      if (place.first_feature(tile) >= args.num_n) {
+        tile = skip_tile();
+      } else {
+        tile = run_tile_of_length<1, Policy::kTileTokens / Policy::kTokenStep>(tile);
+      }
+    }
+#pragma unroll
+    for (int s = 0; s < Epilogue::kSteps; ++s) epilogue.step(s);
+    epilogue.finish();
+    epilogue.drain();
+  }
+};
+
+// ---- the kernel ---------------------------------------------------------------------------------
+
+template <class Policy, class Types, class Epilogue>
+__global__ void __launch_bounds__(kThreads, 1)
+    m_grouped_gemm(const __grid_constant__ MGroupedArgs args) {
+  extern __shared__ uint8_t shared_bytes[];
+  Shared<Policy>& shared = *reinterpret_cast<Shared<Policy>*>(shared_bytes);
+  if (threadIdx.x == 0) {
+    if (ptx::shared_address(shared_bytes) % alignof(Shared<Policy>) != 0) __trap();
+    init_barriers(shared);
+  }
+  __syncthreads();
+
+  const int warp = __shfl_sync(kWholeWarp, static_cast<int>(threadIdx.x / 32), 0);
+  if (warp < kWarpgroup / 32) {
+    ptx::give_registers<kProducerRegisters>();
+    if (warp == 0 && ptx::elect()) produce<Policy, Types>(shared, args);
+    if (warp == 1) {
+      const int last_row = Scheduler<Policy>{shared, args}.run();
+      zero_rows<typename Epilogue::Out>(args, last_row, lane_index());
+    }
+  } else {
+    ptx::take_registers<kConsumerRegisters>();
+    const ConsumerPlace place{warp / 4 - 1, warp % 4, lane_index()};
+    const int k_blocks = num_k_blocks<Policy>(args.num_k);
+    Consumer<Policy, Types, Epilogue>{shared, args, place, k_blocks,
+                                      Epilogue(args, place, shared.pieces[place.warpgroup])}
+        .run();
+  }
+}
+
+}  // namespace gg::cuda::sm90

@@ -1,0 +1,87 @@
+// How the warps of a block meet: its shared memory, the ring of k-blocks, the
+// ring of tiles. Used by scheduler.cuh and m_grouped.cuh.
+#pragma once
+
+#include "cuda/gemm/sm90/args.h"
+#include "cuda/gemm/sm90/policy.h"
+#include "cuda/gemm/sm90/ptx.cuh"
+
+namespace gg::cuda::sm90 {
+
+inline constexpr int kWarpgroup = 128;
+inline constexpr int kConsumers = 2;  // warpgroups, of 64 features each
+inline constexpr int kConsumerWarps = kConsumers * 4;
+inline constexpr int kThreads = (1 + kConsumers) * kWarpgroup;
+inline constexpr int kFeaturesPerConsumer = 64;  // wgmma's m
+inline constexpr int kRowBytes = 128;            // of 64 elements: a row of the 128-byte swizzle
+inline constexpr int kTileRing = 2;              // tiles handed out: the running one and the next
+inline constexpr int kPieceTokens = 64;          // a piece of output: 64 tokens x 64 features
+inline constexpr int kPieceBytes = kPieceTokens * kRowBytes;
+inline constexpr int kPieceBuffers = 2;  // one costs 1.5 % (H200, 2026-11-22, gemm_m prototype)
+using PieceBuffers = uint8_t[kPieceBuffers][kPieceBytes];  // of a consumer warpgroup
+
+// An output tile: `rows` tokens from row0 on, of one expert, and 128 features.
+struct alignas(16) Tile {
+  int row0;
+  int rows;
+  int feature_tile;
+  int expert_and_steps;  // expert * 256 + length in kTokenSteps; 0: there are no more tiles
+
+  __device__ __forceinline__ int expert() const { return expert_and_steps >> 8; }
+  __device__ __forceinline__ int steps() const { return expert_and_steps & 0xff; }
+  __device__ __forceinline__ bool is_end() const { return expert_and_steps == 0; }
+};
+
+// The dynamic shared memory. NOTE: the swizzle needs stages and pieces at
+// multiples of 1024 bytes; the kernel has no static shared memory before them.
+template <class Policy>
+struct alignas(1024) Shared {
+  static constexpr int kWeightBytes = Policy::kTileFeatures * kRowBytes;
+  static constexpr int kStageBytes = kWeightBytes + Policy::kTileTokens * kRowBytes;
+
+  uint8_t stage[Policy::kStages][kStageBytes];  // weights, then tokens
+  PieceBuffers pieces[kConsumers];
+  Tile tile[kTileRing];
+  uint64_t full[Policy::kStages];   // the copy engine has filled the stage
+  uint64_t empty[Policy::kStages];  // every consumer warp has multiplied it
+  uint64_t tile_full[kTileRing];    // the scheduler has written the tile
+  uint64_t tile_read[kTileRing];    // the consumers have read it, and the producer nears its end
+};
+
+template <class Policy>
+__device__ __forceinline__ void init_barriers(Shared<Policy>& shared) {
+  for (int s = 0; s < Policy::kStages; ++s) {
+    ptx::mbarrier_init(shared.full[s], 1);
+    ptx::mbarrier_init(shared.empty[s], kConsumerWarps);
+  }
+  for (int r = 0; r < kTileRing; ++r) {
+    ptx::mbarrier_init(shared.tile_full[r], 1);
+    ptx::mbarrier_init(shared.tile_read[r], kConsumerWarps + 1);
+  }
+  ptx::fence_mbarrier_init();
+}
+
+// A position in a ring, and the parity of the round.
+template <int kLength>
+struct Cursor {
+  int slot = 0;
+  uint32_t parity = 0;
+
+  __device__ __forceinline__ void next() {
+    if (++slot == kLength) {
+      slot = 0;
+      parity ^= 1;
+    }
+  }
+};
+
+// k-blocks of every tile. Each deferred piece of output needs one to hide under,
+// and so does the claim of the next tile; blocks past K load as zeros.
+template <class Policy>
+__device__ __forceinline__ int num_k_blocks(int num_k) {
+  constexpr int kPieces = Policy::kTileTokens / kPieceTokens;
+  constexpr int kAtLeast = kPieces > Policy::kClaimLead ? kPieces : Policy::kClaimLead;
+  return max(kAtLeast, (num_k + Policy::kTileK - 1) / Policy::kTileK);
+}
+
+}  // namespace gg::cuda::sm90

@@ -1,0 +1,96 @@
+#include "cuda/gemm/sm90/policy.h"
+
+#include <limits>
+
+#include "base/math.h"
+#include "cuda/gemm/groups.h"
+#include "cuda/gemm/sm90/door.h"
+
+namespace gg::cuda::sm90 {
+namespace {
+
+constexpr int64_t kAlignment = 16;  // bytes, of the copy engine's addresses and pitches
+constexpr int64_t kMaxPitchBytes = int64_t{1} << 34;  // of the clipped output view, tensor_maps.cc
+constexpr int64_t kMaxRows = int64_t{1} << 30;        // coordinates are int32; see tensor_maps.cc
+constexpr int64_t kMaxGroups = int64_t{1} << 22;      // experts share a word with a tile's length
+
+bool is_aligned(const TensorView& tensor) {
+  return reinterpret_cast<uintptr_t>(tensor.data) % kAlignment == 0;
+}
+
+bool has_unit_stride(const TensorView& tensor, int dim) {
+  return tensor.size(dim) == 1 || tensor.stride(dim) == 1;
+}
+
+// Whether the copy engine can step along `dim`. Stride 0 (an expanded tensor) it cannot.
+bool has_good_pitch(const TensorView& tensor, int dim) {
+  if (tensor.size(dim) == 1) return true;
+  const int64_t bytes = tensor.stride(dim) * size_of(tensor.dtype);
+  return bytes > 0 && bytes < kMaxPitchBytes && bytes % kAlignment == 0;
+}
+
+// Weights [E, N, K] with stride 1 along `inner`.
+bool can_load_weights(const TensorView& weights, WeightMajor major) {
+  const int inner = major == WeightMajor::kK ? 2 : 1;
+  return has_unit_stride(weights, inner) && has_good_pitch(weights, 3 - inner) &&
+         (weights.size(0) == 1 ||
+          (weights.stride(0) > 0 && weights.stride(0) * size_of(weights.dtype) % kAlignment == 0 &&
+           weights.stride(0) < int64_t{1} << 38));
+}
+
+}  // namespace
+
+std::string_view refusal(const GmmProblem& problem, const DeviceLimits& limits) {
+  const TensorView& tokens = problem.tokens;
+  const TensorView& weights = problem.weights;
+  const TensorView& out = problem.out;
+  if (!is_built()) return "this build has no kernels for architecture 90a";
+  if (limits.shared_bytes_per_block < GeneralPolicy::kSharedBytes) {
+    return "the device grants a block too little shared memory";
+  }
+  if (tokens.dtype != DType::kBFloat16 && tokens.dtype != DType::kFloat16) {
+    return "the operands are neither bfloat16 nor float16";
+  }
+  if (out.num_elements() == 0) return {};
+  if (weights.size(0) == 0) return "there are no groups";
+  if (tokens.size(1) == 0) return "K is 0";
+  if (!is_aligned(tokens)) return "a's address is not a multiple of 16 bytes";
+  if (!is_aligned(weights)) return "b's address is not a multiple of 16 bytes";
+  if (!has_unit_stride(tokens, 1)) return "a's rows are not contiguous";
+  if (!has_good_pitch(tokens, 0)) return "the distance of a's rows is not a multiple of 16 bytes";
+  if (!can_load_weights(weights, WeightMajor::kK) && !can_load_weights(weights, WeightMajor::kN)) {
+    return "b has no contiguous dimension whose rows lie a multiple of 16 bytes apart";
+  }
+  if (!has_unit_stride(out, 1)) return "out's rows are not contiguous";
+  if (tokens.size(0) > kMaxRows || tokens.size(1) > kMaxRows || out.size(1) > kMaxRows) {
+    return "a dimension is larger than 2^30";
+  }
+  if (weights.size(0) > kMaxGroups) return "there are more than 2^22 groups";
+  const int64_t max_tiles = max_num_tiles(problem);
+  if (max_tiles > std::numeric_limits<int32_t>::max() / 2) return "there are more than 2^30 tiles";
+  return {};
+}
+
+int64_t max_num_tiles(const GmmProblem& problem) {
+  const int64_t num_rows = problem.out.size(0);
+  return (num_rows / GeneralPolicy::kTileTokens + base::min(problem.groups.num_groups, num_rows)) *
+         base::ceil_div(problem.out.size(1), GeneralPolicy::kTileFeatures);
+}
+
+Variant variant_of(const GmmProblem& problem) {
+  Variant variant{.in = problem.tokens.dtype, .out = problem.out.dtype};
+  if (!can_load_weights(problem.weights, WeightMajor::kK)) variant.major = WeightMajor::kN;
+  // float32 results always leave by threads: they need the registers at once.
+  const bool can_copy =
+      variant.out == variant.in && is_aligned(problem.out) && has_good_pitch(problem.out, 0);
+  if (!can_copy) variant.store = StoreBy::kThreads;
+  return variant;
+}
+
+void plan_gmm(GmmPlan& plan, const GmmProblem& problem, const DeviceLimits& limits) {
+  plan.policy = {GeneralPolicy::kTileTokens, GeneralPolicy::kTileFeatures, GeneralPolicy::kTileK};
+  plan.num_blocks = base::clamp(max_num_tiles(problem), 1, base::max(1, limits.num_sms));
+  plan.workspace_bytes = kClaimsBytes + groups_workspace_bytes(problem.groups);
+}
+
+}  // namespace gg::cuda::sm90

@@ -1,0 +1,66 @@
+// How fast, never what: the closed menu of tile shapes, and the pure host
+// functions that say whether a problem can run here and which kernel it takes.
+// They touch no device, so they are tested without one. No CUDA in this header.
+#pragma once
+
+#include <string_view>
+
+#include "grouped_gemm/gmm.h"
+
+namespace gg::cuda::sm90 {
+
+// 128 output features x at most 256 tokens; the general policy, and so far the
+// only one. H200, 2026-11-22, gemm_m prototype, geometric mean of 22 cells: 256
+// features x 128 tokens 1.7 % slower, 3 stages or 128 x 192 5 %, steps of 32 tokens 1 %.
+// Missing: a policy for groups of a few rows, 192 features for N = 2880.
+struct GeneralPolicy {
+  static constexpr int kTileFeatures = 128;  // two consumer warpgroups of 64
+  static constexpr int kTileTokens = 256;    // at most; a group is cut into equal tiles
+  static constexpr int kTokenStep = 16;      // granularity of a tile's length
+  static constexpr int kTileK = 64;          // 128 bytes: a row of the copy engine's swizzle
+  static constexpr int kStages = 4;          // k-blocks in shared memory
+  static constexpr int kTokenBlock = 8;      // token tiles that pass over the features together
+  static constexpr int kClaimLead = 4;       // k-blocks before its end that a tile claims the next
+
+  // Shared memory: the stages, 64 KB to stage the output, barriers.
+  static constexpr int64_t kSharedBytes =
+      kStages * (kTileFeatures + kTileTokens) * kTileK * 2 + 32 * 1024 + 1024;
+};
+
+// Which dimension of the weights [E, N, K] has stride 1.
+enum class WeightMajor { kK, kN };
+
+// How the output leaves: whole pieces by the copy engine, or thread by thread
+// where its rows are no multiples of 16 bytes.
+enum class StoreBy { kCopyEngine, kThreads };
+
+// What picks the kernel.
+struct Variant {
+  DType in = DType::kBFloat16;
+  DType out = DType::kBFloat16;  // in, or float32
+  WeightMajor major = WeightMajor::kK;
+  StoreBy store = StoreBy::kCopyEngine;
+
+  bool operator==(const Variant&) const = default;
+};
+
+// Why this path cannot run the problem, as a clause; empty where it can. The
+// compute capability is not asked for here: core/path.cc knows it.
+std::string_view refusal(const GmmProblem& problem, const DeviceLimits& limits);
+
+// For a problem that is not refused.
+Variant variant_of(const GmmProblem& problem);
+
+// An upper bound for any group sizes.
+int64_t max_num_tiles(const GmmProblem& problem);
+
+// At the head of the workspace: the counter of claimed tiles, a cache line.
+inline constexpr int64_t kClaimsBytes = 128;
+
+// A matrix for the copy engine: the distance in elements between neighbouring
+// rows. Dimensions of size 1 may have any stride, so `packed` stands in for it.
+inline int64_t pitch_of(const TensorView& tensor, int dim, int64_t packed) {
+  return tensor.size(dim) > 1 ? tensor.stride(dim) : packed;
+}
+
+}  // namespace gg::cuda::sm90

@@ -1,0 +1,209 @@
+// One PTX instruction a function, named after it; wgmma.mma_async itself is in
+// wgmma.cuh. Shared-memory addresses are 32 bits. Used by this folder's kernels.
+#pragma once
+
+#include <cuda.h>
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include <cstdint>
+
+namespace gg::cuda::sm90::ptx {
+
+// cvta.to.shared
+__device__ __forceinline__ uint32_t shared_address(const void* pointer) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
+}
+
+// ---- mbarrier -----------------------------------------------------------------------------------
+// All with their default semantics: release on arrival and acquire on wait,
+// within the block. Forms with .cluster cost 25-40 % of a GEMM (H200, 2026-11-22,
+// gemm_m prototype).
+
+// mbarrier.init
+__device__ __forceinline__ void mbarrier_init(const uint64_t& barrier, int num_arrivals) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(&barrier)),
+               "r"(num_arrivals)
+               : "memory");
+}
+
+// fence.mbarrier_init: the copy engine sees the barriers initialized.
+__device__ __forceinline__ void fence_mbarrier_init() {
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
+
+// mbarrier.arrive
+__device__ __forceinline__ void mbarrier_arrive(const uint64_t& barrier) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(&barrier))
+               : "memory");
+}
+
+// mbarrier.arrive.expect_tx: one arrival, and so many bytes to come.
+__device__ __forceinline__ void mbarrier_arrive_expect(const uint64_t& barrier, int num_bytes) {
+  asm volatile(
+      "mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(&barrier)),
+      "r"(num_bytes)
+      : "memory");
+}
+
+// mbarrier.try_wait.parity, until it holds. NOTE: a parity tells one phase from
+// the next only; nobody may wait for a phase two ahead of the barrier's.
+__device__ __forceinline__ void mbarrier_wait(const uint64_t& barrier, uint32_t parity) {
+  uint32_t is_done = 0;
+  while (!is_done) {
+    asm volatile(
+        "{\n"
+        ".reg .pred p;\n"
+        "mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n"
+        "selp.u32 %0, 1, 0, p;\n"
+        "}"
+        : "=r"(is_done)
+        : "r"(shared_address(&barrier)), "r"(parity)
+        : "memory");
+  }
+}
+
+// ---- bulk tensor copies -------------------------------------------------------------------------
+// No L2 eviction hints: they gain nothing, and an explicit evict_normal costs
+// 1-12 % (H200, 2026-11-22, gemm_m prototype).
+
+// prefetch.tensormap
+__device__ __forceinline__ void prefetch_tensor_map(const CUtensorMap& map) {
+  asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
+}
+
+// cp.async.bulk.tensor.2d, global to shared; counts its bytes at the barrier.
+__device__ __forceinline__ void load_2d(uint32_t target, const CUtensorMap& map,
+                                        const uint64_t& barrier, int c0, int c1) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "
+      "[%0], [%1, {%3, %4}], [%2];" ::"r"(target),
+      "l"(&map), "r"(shared_address(&barrier)), "r"(c0), "r"(c1)
+      : "memory");
+}
+
+// cp.async.bulk.tensor.3d, global to shared; counts its bytes at the barrier.
+__device__ __forceinline__ void load_3d(uint32_t target, const CUtensorMap& map,
+                                        const uint64_t& barrier, int c0, int c1, int c2) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "
+      "[%0], [%1, {%3, %4, %5}], [%2];" ::"r"(target),
+      "l"(&map), "r"(shared_address(&barrier)), "r"(c0), "r"(c1), "r"(c2)
+      : "memory");
+}
+
+// cp.async.bulk.tensor.4d, shared to global; joins this thread's open bulk group.
+__device__ __forceinline__ void store_4d(const CUtensorMap& map, uint32_t source, int c0, int c1,
+                                         int c2, int c3) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.global.shared::cta.tile.bulk_group [%0, {%2, %3, %4, %5}], [%1];" ::
+          "l"(&map),
+      "r"(source), "r"(c0), "r"(c1), "r"(c2), "r"(c3)
+      : "memory");
+}
+
+// cp.async.bulk.commit_group
+__device__ __forceinline__ void commit_stores() {
+  asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+}
+
+// cp.async.bulk.wait_group.read: at most kPending of this thread's groups may
+// still read shared memory.
+template <int kPending>
+__device__ __forceinline__ void wait_stores_read() {
+  asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(kPending) : "memory");
+}
+
+// cp.async.bulk.wait_group: all of this thread's groups are in global memory.
+__device__ __forceinline__ void wait_stores() {
+  asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
+}
+
+// fence.proxy.async: this thread's shared-memory stores before what the copy
+// engine reads afterwards. NOTE: waits for those stores; best a while after them.
+__device__ __forceinline__ void fence_proxy_async() {
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+// ---- wgmma --------------------------------------------------------------------------------------
+
+// wgmma.fence. NOTE: in the same basic block as the multiplications it precedes;
+// elsewhere ptxas adds its own and serializes everything.
+__device__ __forceinline__ void wgmma_fence() {
+  asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+}
+
+// wgmma.commit_group
+__device__ __forceinline__ void wgmma_commit() {
+  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+}
+
+// wgmma.wait_group: at most kPending committed groups are still running.
+template <int kPending>
+__device__ __forceinline__ void wgmma_wait() {
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
+}
+
+// ---- the rest -----------------------------------------------------------------------------------
+
+// elect.sync: true in one lane of a whole warp, always the same one. NOTE: unlike
+// lane == 0 it tells ptxas that one thread is active; otherwise it wraps each
+// bulk copy in a loop over the lanes.
+__device__ __forceinline__ bool elect() {
+  uint32_t is_elected;
+  asm volatile(
+      "{\n"
+      ".reg .pred p;\n"
+      "elect.sync _|p, 0xffffffff;\n"
+      "selp.b32 %0, 1, 0, p;\n"
+      "}"
+      : "=r"(is_elected)
+      :
+      : "memory");
+  return is_elected;
+}
+
+// setmaxnreg.inc
+template <int kRegisters>
+__device__ __forceinline__ void take_registers() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+
+// setmaxnreg.dec
+template <int kRegisters>
+__device__ __forceinline__ void give_registers() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+
+// bar.sync: all threads of some warps.
+__device__ __forceinline__ void named_barrier(int id, int num_threads) {
+  asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(num_threads) : "memory");
+}
+
+// stmatrix.x4.trans: four 8 x 8 matrices, transposed; lane l gives the address of
+// row l % 8 of matrix l / 8.
+__device__ __forceinline__ void store_matrices_transposed(uint32_t address, uint32_t m0,
+                                                          uint32_t m1, uint32_t m2, uint32_t m3) {
+  asm volatile(
+      "stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address),
+      "r"(m0), "r"(m1), "r"(m2), "r"(m3)
+      : "memory");
+}
+
+// cvt.rn.bf16x2.f32, cvt.rn.f16x2.f32: low ends up in the lower half.
+template <typename T>
+__device__ __forceinline__ uint32_t pack(float low, float high);
+template <>
+__device__ __forceinline__ uint32_t pack<__nv_bfloat16>(float low, float high) {
+  uint32_t pair;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  return pair;
+}
+template <>
+__device__ __forceinline__ uint32_t pack<__half>(float low, float high) {
+  uint32_t pair;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  return pair;
+}
+
+}  // namespace gg::cuda::sm90::ptx

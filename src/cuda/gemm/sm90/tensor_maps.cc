@@ -1,0 +1,119 @@
+#include "cuda/gemm/sm90/tensor_maps.h"
+
+#include <cuda_runtime.h>
+
+#include "base/math.h"
+#include "cuda/common/launch.h"
+
+namespace gg::cuda::sm90 {
+namespace {
+
+constexpr const char* kOp = "gmm";
+
+using EncodeTiled = decltype(&cuTensorMapEncodeTiled);
+
+// The driver's function, found at run time, so that nothing links libcuda.
+EncodeTiled find_encode_tiled() {
+  void* function = nullptr;
+  cudaDriverEntryPointQueryResult found = cudaDriverEntryPointSymbolNotFound;
+#if CUDART_VERSION >= 12050
+  const cudaError_t status = cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function,
+                                                              12000, cudaEnableDefault, &found);
+#else
+  const cudaError_t status =
+      cudaGetDriverEntryPoint("cuTensorMapEncodeTiled", &function, cudaEnableDefault, &found);
+#endif
+  check(kOp, "find cuTensorMapEncodeTiled", status);
+  GG_REQUIRE(found == cudaDriverEntryPointSuccess && function != nullptr, kOp,
+             ": got a driver without cuTensorMapEncodeTiled; needs one for CUDA 12.0 or newer; "
+             "update the driver, or set GG_FORCE_PATH=portable");
+  return reinterpret_cast<EncodeTiled>(function);
+}
+
+// A matrix of kRank dimensions, the contiguous one first; strides (of the others) in
+// bytes; the box that one copy moves, its rows of 128 bytes swizzled.
+template <int kRank>
+struct Layout {
+  cuuint64_t sizes[kRank];
+  cuuint64_t strides[kRank - 1];
+  cuuint32_t box[kRank];
+};
+
+template <int kRank>
+CUtensorMap encode(const char* name, const TensorView& tensor, const Layout<kRank>& layout) {
+  static const EncodeTiled encode_tiled = find_encode_tiled();  // never changes
+  constexpr cuuint32_t kEveryElement[] = {1, 1, 1, 1};
+  CUtensorMap map;
+  const CUtensorMapDataType type = tensor.dtype == DType::kFloat16
+                                       ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16
+                                       : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
+  const CUresult status =
+      encode_tiled(&map, type, kRank, tensor.data, layout.sizes, layout.strides, layout.box,
+                   kEveryElement, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                   CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  GG_REQUIRE(status == CUDA_SUCCESS, kOp, ": ", name, " got a layout of shape ",
+             shape_string(tensor),
+             " that the driver refused to describe for the copy engine (error ",
+             static_cast<int>(status), "); please report it; set GG_FORCE_PATH=portable meanwhile");
+  return map;
+}
+
+cuuint64_t size_of_dim(const TensorView& tensor, int dim) {
+  return static_cast<cuuint64_t>(tensor.size(dim));
+}
+
+// Bytes from one index of `dim` to the next, rounded up where the dimension has size 1.
+cuuint64_t stride_bytes(const TensorView& tensor, int dim, int64_t packed) {
+  const int64_t bytes = pitch_of(tensor, dim, packed) * size_of(tensor.dtype);
+  return static_cast<cuuint64_t>(base::round_up(bytes, 16));
+}
+
+// [T, K], in boxes of 64 columns and 16, 32, ... 256 rows.
+void encode_tokens(MGroupedArgs& args, const TensorView& tokens) {
+  for (int i = 0; i < kTokenBoxes; ++i) {
+    args.tokens[i] =
+        encode<2>("a", tokens,
+                  {{size_of_dim(tokens, 1), size_of_dim(tokens, 0)},
+                   {stride_bytes(tokens, 0, tokens.size(1))},
+                   {GeneralPolicy::kTileK, cuuint32_t{GeneralPolicy::kTokenStep} << i}});
+  }
+}
+
+// [E, N, K] in boxes of 64 of K and all features of a tile, or of 64 features and 64 of K.
+void encode_weights(MGroupedArgs& args, const TensorView& weights, WeightMajor major) {
+  const int inner = major == WeightMajor::kK ? 2 : 1;
+  const int outer = 3 - inner;
+  const cuuint32_t box_rows =
+      major == WeightMajor::kK ? GeneralPolicy::kTileFeatures : GeneralPolicy::kTileK;
+  const int64_t matrix = pitch_of(weights, outer, weights.size(inner)) * weights.size(outer);
+  args.weights = encode<3>(
+      "b", weights,
+      {{size_of_dim(weights, inner), size_of_dim(weights, outer), size_of_dim(weights, 0)},
+       {stride_bytes(weights, outer, weights.size(inner)), stride_bytes(weights, 0, matrix)},
+       {64, box_rows, 1}});
+}
+
+// out [T, N] in pieces of 64 features and 64 tokens, cut off at any row without a
+// descriptor for each group. Two dimensions walk over the rows: x, which ends at
+// 2^30, and y. A piece with r rows left goes to x = 2^30 - r, y = row + r: 2^30 rows
+// too far, clipped by x after r rows. The fourth coordinate, also 2^30, takes them
+// back: 2^30 (2^34 - pitch) = -2^30 pitch modulo 2^64.
+void encode_out(MGroupedArgs& args, const TensorView& out) {
+  constexpr cuuint64_t kOrigin = cuuint64_t{1} << 30;  // kClipOrigin of epilogue.cuh
+  constexpr cuuint64_t kAny = 0x7fffffff;
+  const cuuint64_t pitch = stride_bytes(out, 0, out.size(1));
+  args.out_pieces = encode<4>("out", out,
+                              {{size_of_dim(out, 1), kOrigin, kAny, kAny},
+                               {pitch, pitch, (cuuint64_t{1} << 34) - pitch},
+                               {64, 64, 1, 1}});
+}
+
+}  // namespace
+
+void encode_tensor_maps(MGroupedArgs& args, const GmmProblem& problem, const Variant& variant) {
+  encode_tokens(args, problem.tokens);
+  encode_weights(args, problem.weights, variant.major);
+  if (variant.store == StoreBy::kCopyEngine) encode_out(args, problem.out);
+}
+
+}  // namespace gg::cuda::sm90
