@@ -74,6 +74,9 @@ __device__ __forceinline__ void load_stage(Shared<Policy>& shared, const MGroupe
 // One thread.
 template <class Policy, class Types>
 __device__ __forceinline__ void produce(Shared<Policy>& shared, const MGroupedArgs& args) {
+  ptx::prefetch_tensor_map(args.weights);
+#pragma unroll
+  for (int box = 0; box < kTokenBoxes; ++box) ptx::prefetch_tensor_map(args.tokens[box]);
   const int k_blocks = num_k_blocks<Policy>(args.num_k);
   Cursor<Policy::kStages> at;
   for (Cursor<kTileRing> ring;; ring.next()) {

@@ -1,0 +1,118 @@
+// Which problems take path sm90, and what the plan says of those that do not.
+// Needs no GPU.
+#include <gtest/gtest.h>
+
+#include "cuda/support/limits.h"
+
+namespace gg::test {
+namespace {
+
+constexpr DeviceLimits kHopper{
+    .compute_capability = 90, .num_sms = 132, .shared_bytes_per_block = 232448};
+constexpr DeviceLimits kBlackwell{
+    .compute_capability = 100, .num_sms = 148, .shared_bytes_per_block = 232448};
+
+TensorView bf16(std::initializer_list<int64_t> sizes, std::initializer_list<int64_t> strides = {},
+                uintptr_t address = 0) {
+  return view(reinterpret_cast<const void*>(address), DType::kBFloat16, sizes, strides);
+}
+
+GmmProblem problem_of(int64_t num_rows, int64_t num_experts, int64_t n, int64_t k) {
+  return {.tokens = bf16({num_rows, k}),
+          .weights = bf16({num_experts, n, k}),
+          .groups = GroupSizes::on_device_sizes(nullptr, DType::kInt64, num_experts),
+          .out = bf16({num_rows, n})};
+}
+
+class Sm90Plans : public testing::Test {
+ protected:
+  static GmmPlan plan(const GmmProblem& problem, Path force = Path::kAuto) {
+    Target target = Target::cuda(kHopper);
+    target.force_path = force;
+    return plan_gmm(problem, target);
+  }
+  static void expect_portable(const GmmProblem& problem, std::string_view because) {
+    const GmmPlan chosen = plan(problem);
+    EXPECT_EQ(chosen.path, Path::kPortable);
+    EXPECT_NE(chosen.because.find(because), std::string_view::npos) << chosen.because;
+    EXPECT_TRUE(refuses([&] { plan(problem, Path::kSm90); }, {std::string(because)}));
+  }
+
+ private:
+  ScopedEnvironment nothing_forced_{"GG_FORCE_PATH", nullptr};
+};
+
+TEST_F(Sm90Plans, PrintThePathAndItsTile) {
+  const GmmPlan chosen = plan(problem_of(4096, 8, 1024, 512));
+  EXPECT_EQ(to_string(chosen), "gmm sm90 tile=256x128x64 blocks<=132 workspace=128B");
+}
+
+TEST_F(Sm90Plans, TakeNoMoreBlocksThanThereCanBeTiles) {
+  EXPECT_EQ(plan(problem_of(8, 8, 1024, 512)).num_blocks, 64);
+  EXPECT_EQ(plan(problem_of(0, 8, 1024, 512)).num_blocks, 1);
+}
+
+TEST_F(Sm90Plans, HoldForEveryLayoutAndOutputThatTheKernelKnows) {
+  GmmProblem problem = problem_of(4096, 8, 1000, 520);
+  problem.weights = transposed(bf16({8, 520, 1000}));
+  EXPECT_EQ(plan(problem).path, Path::kSm90);
+  problem.out.dtype = DType::kFloat32;
+  EXPECT_EQ(plan(problem).path, Path::kSm90);
+  for (TensorView* tensor : {&problem.tokens, &problem.weights, &problem.out}) {
+    tensor->dtype = DType::kFloat16;
+  }
+  EXPECT_EQ(plan(problem).path, Path::kSm90);
+}
+
+TEST_F(Sm90Plans, HoldForAnyNWithKMajorWeights) {
+  for (int64_t n : {1, 7, 129}) EXPECT_EQ(plan(problem_of(64, 4, n, 64)).path, Path::kSm90) << n;
+}
+
+TEST_F(Sm90Plans, HoldForPaddedRows) {
+  GmmProblem problem = problem_of(64, 4, 32, 7);
+  problem.tokens = bf16({64, 7}, {8, 1});
+  problem.weights = bf16({4, 32, 7}, {256, 8, 1});
+  EXPECT_EQ(plan(problem).path, Path::kSm90);
+}
+
+TEST_F(Sm90Plans, HoldForThousandsOfGroups) {
+  EXPECT_EQ(plan(problem_of(4096, 4096, 256, 64)).path, Path::kSm90);
+}
+
+TEST_F(Sm90Plans, SayWhyTheyFallBack) {
+  GmmProblem problem = problem_of(64, 4, 64, 64);
+  for (TensorView* tensor : {&problem.tokens, &problem.weights, &problem.out}) {
+    tensor->dtype = DType::kFloat32;
+  }
+  expect_portable(problem, "neither bfloat16 nor float16");
+  expect_portable(problem_of(64, 4, 64, 0), "K is 0");
+  expect_portable(problem_of(64, 4, 64, 9), "the distance of a's rows");
+
+  problem = problem_of(64, 4, 9, 64);
+  problem.weights = transposed(bf16({4, 64, 9}));
+  expect_portable(problem, "b has no contiguous dimension");
+
+  problem = problem_of(64, 4, 64, 64);
+  problem.tokens = bf16({64, 64}, {}, 8);
+  expect_portable(problem, "a's address");
+  problem.tokens = bf16({64, 64}, {0, 0});
+  expect_portable(problem, "a's rows are not contiguous");
+  problem.tokens = bf16({64, 64}, {0, 1});
+  expect_portable(problem, "the distance of a's rows");
+}
+
+TEST_F(Sm90Plans, AreMadeForComputeCapability90Only) {
+  const GmmPlan chosen = plan_gmm(problem_of(64, 4, 64, 64), Target::cuda(kBlackwell));
+  EXPECT_EQ(chosen.path, Path::kPortable);
+  EXPECT_EQ(chosen.because, "");
+  Target forced = Target::cuda(kBlackwell);
+  forced.force_path = Path::kSm90;
+  EXPECT_TRUE(refuses([&] { plan_gmm(problem_of(64, 4, 64, 64), forced); }, {"10.0", "9.0"}));
+}
+
+TEST_F(Sm90Plans, GiveWayToAForcedPortablePath) {
+  EXPECT_EQ(plan(problem_of(64, 4, 64, 64), Path::kPortable).path, Path::kPortable);
+}
+
+}  // namespace
+}  // namespace gg::test
