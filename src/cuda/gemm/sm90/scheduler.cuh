@@ -36,25 +36,35 @@ struct GroupWindow {
   const int num_rows;       // T, at most 2^30: sums of two clamped values fit an int
   const int feature_tiles;  // of each token tile
   int next_group = 0;       // the first one past the window
-  int upcoming;             // this lane's entry for the next window
+  int2 upcoming;            // this lane's entry for the next window, as loaded
   int row_begin = 0, row_end = 0;
   int tile_begin = 0, tile_end = 0;
   int last_row = 0, last_tile = 0;  // ends of the window: of all groups so far
 
   __device__ GroupWindow(const DeviceGroups& groups, int num_rows, int feature_tiles)
-      : groups(groups), num_rows(num_rows), feature_tiles(feature_tiles), upcoming(entry(0)) {}
+      : groups(groups), num_rows(num_rows), feature_tiles(feature_tiles), upcoming(load(0)) {}
 
   __device__ __forceinline__ static int token_tiles(int rows) {
     return divide_up(rows, Policy::kTileTokens);
   }
 
-  // Groups past the last one are empty: size 0, or an end of 0.
-  __device__ __forceinline__ int entry(int first_group) const {
+  // Groups past the last one are empty: size 0, or an end of 0. NOTE: a load and
+  // nothing else; whatever works on the value here would wait for it.
+  __device__ __forceinline__ int2 load(int first_group) const {
     const int64_t group = first_group + lane_index();
-    if (group >= groups.num_groups) return 0;
-    const int64_t value = groups.is_int64 ? static_cast<const int64_t*>(groups.data)[group]
-                                          : static_cast<const int32_t*>(groups.data)[group];
-    return static_cast<int>(base::clamp(value, 0, num_rows));
+    int2 words{0, 0};
+    if (group >= groups.num_groups) return words;
+    if (groups.is_int64) {
+      words = static_cast<const int2*>(groups.data)[group];
+    } else {
+      words.x = static_cast<const int32_t*>(groups.data)[group];
+    }
+    return words;
+  }
+
+  __device__ __forceinline__ int clamped(int2 words) const {
+    const int64_t wide = int64_t{words.y} << 32 | static_cast<uint32_t>(words.x);
+    return static_cast<int>(base::clamp(groups.is_int64 ? wide : words.x, 0, num_rows));
   }
 
   __device__ __forceinline__ int combined(int before, int value) const {
@@ -64,9 +74,9 @@ struct GroupWindow {
   __device__ __forceinline__ bool has_more() const { return next_group < groups.num_groups; }
 
   __device__ __forceinline__ void advance() {
-    const int current = upcoming;
+    const int current = clamped(upcoming);
     next_group += 32;
-    upcoming = entry(next_group);  // early: its latency passes under the tile in between
+    upcoming = load(next_group);  // early: its latency passes under the tile in between
     row_end =
         combined(last_row, inclusive_scan(current, [&](int a, int b) { return combined(a, b); }));
     const int before = __shfl_up_sync(kWholeWarp, row_end, 1);
