@@ -33,18 +33,15 @@ def install(monkeypatch):
     """install("a.b", name=value, ...): a module in sys.modules, with its parents."""
 
     def put(path, **contents):
-        parts = path.split(".")
-        for depth in range(1, len(parts) + 1):
-            name = ".".join(parts[:depth])
+        name, parent = "", None
+        for part in path.split("."):
+            name = f"{name}.{part}" if name else part
             if not isinstance(sys.modules.get(name), Fake):
                 monkeypatch.setitem(sys.modules, name, Fake(name))
-                if depth > 1:
-                    setattr(
-                        sys.modules[".".join(parts[: depth - 1])],
-                        parts[depth - 1],
-                        sys.modules[name],
-                    )
-        vars(sys.modules[path]).update(contents)
+            if parent is not None:
+                setattr(parent, part, sys.modules[name])
+            parent = sys.modules[name]
+        vars(parent).update(contents)
 
     return put
 

@@ -26,11 +26,17 @@ GmmWgradProblem wgrad_problem(int64_t num_rows, int64_t num_experts, int64_t n, 
           .out = bf16({num_experts, n, k})};
 }
 
+// Whatever faster path the GPU has: these tests are about the portable one.
+Target portable(Target target) {
+  target.force_path = Path::kPortable;
+  return target;
+}
+
 class GmmPlans : public OnEveryGpu {};
 INSTANTIATE_TEST_SUITE_P(, GmmPlans, testing::ValuesIn(kGpus), gpu_name);
 
 TEST_P(GmmPlans, TakeThePortablePathAndItsTile) {
-  const GmmPlan plan = plan_gmm(gmm_problem(4096, 8, 1024, 512), GetParam().target());
+  const GmmPlan plan = plan_gmm(gmm_problem(4096, 8, 1024, 512), portable(GetParam().target()));
   EXPECT_EQ(plan.path, Path::kPortable);
   EXPECT_EQ(plan.policy, (GmmPolicy{64, 64, 16}));
   EXPECT_EQ(to_string(plan), "gmm portable tile=64x64x16 blocks<=1168 workspace=0B");
@@ -38,7 +44,7 @@ TEST_P(GmmPlans, TakeThePortablePathAndItsTile) {
 
 TEST_P(GmmPlans, CountATileForEveryPartOfAWeightGradient) {
   const GmmWgradProblem problem = wgrad_problem(4096, 8, 100, 65);
-  const GmmPlan plan = plan_gmm_wgrad(problem, GetParam().target());
+  const GmmPlan plan = plan_gmm_wgrad(problem, portable(GetParam().target()));
   EXPECT_TRUE(plan.k_grouped);
   EXPECT_EQ(plan.num_blocks, 8 * 2 * 2);
 }
@@ -46,9 +52,9 @@ TEST_P(GmmPlans, CountATileForEveryPartOfAWeightGradient) {
 TEST_P(GmmPlans, NeedAWorkspaceForHostSizesAndNoneForDeviceSizes) {
   const int64_t sizes[8] = {};
   GmmProblem problem = gmm_problem(64, 8, 32, 32);
-  EXPECT_EQ(plan_gmm(problem, GetParam().target()).workspace_bytes, 0);
+  EXPECT_EQ(plan_gmm(problem, portable(GetParam().target())).workspace_bytes, 0);
   problem.groups = GroupSizes::on_host_sizes(sizes, DType::kInt64, 8);
-  EXPECT_EQ(plan_gmm(problem, GetParam().target()).workspace_bytes, 64);
+  EXPECT_EQ(plan_gmm(problem, portable(GetParam().target())).workspace_bytes, 64);
 }
 
 TEST_P(GmmPlans, DoNotDependOnTheSizesOfTheGroups) {
@@ -56,9 +62,9 @@ TEST_P(GmmPlans, DoNotDependOnTheSizesOfTheGroups) {
   const int64_t skewed[4] = {0, 64, 0, 0};
   GmmProblem problem = gmm_problem(64, 4, 32, 32);
   problem.groups = GroupSizes::on_host_sizes(even, DType::kInt64, 4);
-  const GmmPlan plan = plan_gmm(problem, GetParam().target());
+  const GmmPlan plan = plan_gmm(problem, portable(GetParam().target()));
   problem.groups = GroupSizes::on_host_sizes(skewed, DType::kInt64, 4);
-  EXPECT_EQ(plan_gmm(problem, GetParam().target()), plan);
+  EXPECT_EQ(plan_gmm(problem, portable(GetParam().target())), plan);
 }
 
 // Tiles that a grid must have for these groups and the rows past the last.
@@ -80,7 +86,8 @@ TEST(GmmGrid, IsLargeEnoughHoweverTheRowsAreCut) {
     int64_t left = num_rows;
     for (int64_t& size : sizes) left -= size = random.below(std::min<int64_t>(left, 200) + 1);
     const GmmProblem problem = gmm_problem(num_rows, static_cast<int64_t>(sizes.size()), 64, 8);
-    EXPECT_GE(plan_gmm(problem, kGpus[4].target()).num_blocks, tiles_needed(sizes, num_rows));
+    EXPECT_GE(plan_gmm(problem, portable(kGpus[4].target())).num_blocks,
+              tiles_needed(sizes, num_rows));
   }
 }
 
@@ -99,7 +106,7 @@ TEST(GmmGrid, IsLargeEnoughForTheSharedTableOfGroupShapes) {
 
 TEST(GmmGrid, BeyondWhatALaunchTakesIsRefusedInWords) {
   const GmmProblem problem = gmm_problem(int64_t{1} << 37, 1, 65, 1);
-  EXPECT_TRUE(refuses([&] { plan_gmm(problem, kGpus[4].target()); },
+  EXPECT_TRUE(refuses([&] { plan_gmm(problem, portable(kGpus[4].target())); },
                       {"gmm: ", "4294967300 tiles of 64 x 64", "2147483647", "split it"}));
 }
 
