@@ -128,8 +128,11 @@ GmmPlan plan_gmm_wgrad(const GmmWgradProblem& problem, const Target& target) {
   validate(problem, target);
   GmmPlan plan;
   plan.k_grouped = true;
-  plan.path =
-      core::choose_path(kWgrad, target, {Path::kParallel, Path::kReference, Path::kPortable});
+  core::Refusal sm90{Path::kSm90, {}};
+  if (core::runs_on(Path::kSm90, target)) sm90.reason = cuda::sm90_refusal(problem, target.limits);
+  plan.path = core::choose_path(
+      kWgrad, target, {Path::kParallel, Path::kReference, Path::kSm90, Path::kPortable}, sm90);
+  if (plan.path != Path::kSm90) plan.because = sm90.reason;
   if (target.kind == Target::Kind::kCuda) cuda::plan_gmm_wgrad(plan, problem, target.limits);
   return plan;
 }

@@ -9,6 +9,10 @@ std::string_view sm90_refusal(const GmmProblem& problem, const DeviceLimits& lim
   return sm90::refusal(problem, limits);
 }
 
+std::string_view sm90_refusal(const GmmWgradProblem& problem, const DeviceLimits& limits) {
+  return sm90::refusal(problem, limits);
+}
+
 void plan_gmm(GmmPlan& plan, const GmmProblem& problem, const DeviceLimits& limits) {
   if (plan.path == Path::kSm90) {
     sm90::plan_gmm(plan, problem, limits);
@@ -18,7 +22,11 @@ void plan_gmm(GmmPlan& plan, const GmmProblem& problem, const DeviceLimits& limi
 }
 
 void plan_gmm_wgrad(GmmPlan& plan, const GmmWgradProblem& problem, const DeviceLimits& limits) {
-  portable::plan_gmm_wgrad(plan, problem, limits);
+  if (plan.path == Path::kSm90) {
+    sm90::plan_gmm_wgrad(plan, problem, limits);
+  } else {
+    portable::plan_gmm_wgrad(plan, problem, limits);
+  }
 }
 
 void gmm(const GmmPlan& plan, const GmmProblem& problem, Workspace workspace, Stream stream) {
@@ -31,7 +39,11 @@ void gmm(const GmmPlan& plan, const GmmProblem& problem, Workspace workspace, St
 
 void gmm_wgrad(const GmmPlan& plan, const GmmWgradProblem& problem, Workspace workspace,
                Stream stream) {
-  portable::gmm_wgrad(plan, problem, workspace, stream);
+  if (plan.path == Path::kSm90) {
+    sm90::gmm_wgrad(plan, problem, workspace, stream);
+  } else {
+    portable::gmm_wgrad(plan, problem, workspace, stream);
+  }
 }
 
 }  // namespace gg::cuda

@@ -1,4 +1,4 @@
-// What the M-grouped kernel is given. Filled by launch.cu.
+// What the kernels are given. Filled by launch.cu and k_grouped_launch.cu.
 #pragma once
 
 #include <cuda.h>
@@ -23,6 +23,20 @@ struct MGroupedArgs {
   int num_rows;      // T
   int num_n;
   int num_k;
+};
+
+// out[e] = left^T right over the rows of group e. Left has the features that are
+// out's rows, right those that lie contiguous in out: dy and the tokens for an out
+// [E, N, K], the tokens and dy where it is an [E, K, N] seen through strides.
+struct KGroupedArgs {
+  CUtensorMap left;   // [T, out_rows], the overlapping view of tensor_maps.cc
+  CUtensorMap right;  // [T, out_columns], such a view, too
+  CUtensorMap out;    // [E, out_rows, out_columns]
+  DeviceGroups groups;
+  unsigned* claims;  // 0 at the start: tiles handed out beyond the first of each block
+  int num_rows;      // T
+  int out_rows;
+  int out_columns;
 };
 
 }  // namespace gg::cuda::sm90

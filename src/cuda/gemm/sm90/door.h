@@ -1,5 +1,5 @@
 // What the rest of src/cuda may call of this folder: grouped GEMM on Hopper's
-// tensor cores. Start reading at m_grouped.cuh. Called by cuda/gemm/gmm.cc.
+// tensor cores. Start reading at m_grouped.cuh and k_grouped.cuh. Called by cuda/gemm/gmm.cc.
 #pragma once
 
 #include <string_view>
@@ -11,11 +11,16 @@ namespace gg::cuda::sm90 {
 // Whether architecture 90a was built; absent.cc answers where it was not.
 bool is_built();
 
-// policy.cc: why the problem cannot run here (empty where it can), and the plan.
+// policy.cc, k_grouped_policy.cc: why the problem cannot run here (empty where it
+// can), and the plan.
 std::string_view refusal(const GmmProblem& problem, const DeviceLimits& limits);
+std::string_view refusal(const GmmWgradProblem& problem, const DeviceLimits& limits);
 void plan_gmm(GmmPlan& plan, const GmmProblem& problem, const DeviceLimits& limits);
+void plan_gmm_wgrad(GmmPlan& plan, const GmmWgradProblem& problem, const DeviceLimits& limits);
 
-// launch.cu
+// launch.cu, k_grouped_launch.cu
 void gmm(const GmmPlan& plan, const GmmProblem& problem, Workspace workspace, Stream stream);
+void gmm_wgrad(const GmmPlan& plan, const GmmWgradProblem& problem, Workspace workspace,
+               Stream stream);
 
 }  // namespace gg::cuda::sm90

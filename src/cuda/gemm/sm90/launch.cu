@@ -4,6 +4,7 @@
 
 #include "cuda/common/launch.h"
 #include "cuda/common/number.cuh"
+#include "cuda/gemm/sm90/copy_engine.h"
 #include "cuda/gemm/sm90/door.h"
 #include "cuda/gemm/sm90/tensor_maps.h"
 

@@ -1,5 +1,6 @@
 // How the warps of a block meet: its shared memory, the ring of k-blocks, the
-// ring of tiles. Used by scheduler.cuh and m_grouped.cuh.
+// ring of tiles. The M-grouped kernel's memory; rings and barriers are the
+// K-grouped one's, too.
 #pragma once
 
 #include "cuda/gemm/sm90/args.h"
@@ -36,6 +37,7 @@ struct alignas(16) Tile {
 // multiples of 1024 bytes; the kernel has no static shared memory before them.
 template <class Policy>
 struct alignas(1024) Shared {
+  static constexpr int kStages = Policy::kStages;
   static constexpr int kWeightBytes = Policy::kTileFeatures * kRowBytes;
   static constexpr int kStageBytes = kWeightBytes + Policy::kTileTokens * kRowBytes;
 
@@ -48,9 +50,9 @@ struct alignas(1024) Shared {
   uint64_t tile_read[kTileRing];    // the consumers have read it, and the producer nears its end
 };
 
-template <class Policy>
-__device__ __forceinline__ void init_barriers(Shared<Policy>& shared) {
-  for (int s = 0; s < Policy::kStages; ++s) {
+template <class SharedMemory>
+__device__ __forceinline__ void init_barriers(SharedMemory& shared) {
+  for (int s = 0; s < SharedMemory::kStages; ++s) {
     ptx::mbarrier_init(shared.full[s], 1);
     ptx::mbarrier_init(shared.empty[s], kConsumerWarps);
   }

@@ -4,38 +4,17 @@
 
 #include "base/math.h"
 #include "cuda/gemm/groups.h"
+#include "cuda/gemm/sm90/copy_engine.h"
 #include "cuda/gemm/sm90/door.h"
 
 namespace gg::cuda::sm90 {
 namespace {
 
-constexpr int64_t kAlignment = 16;  // bytes, of the copy engine's addresses and pitches
-constexpr int64_t kMaxPitchBytes = int64_t{1} << 34;  // of the clipped output view, tensor_maps.cc
-constexpr int64_t kMaxRows = int64_t{1} << 30;        // coordinates are int32; see tensor_maps.cc
-constexpr int64_t kMaxGroups = int64_t{1} << 22;      // experts share a word with a tile's length
+constexpr int64_t kMaxGroups = int64_t{1} << 22;  // experts share a word with a tile's length
 
-bool is_aligned(const TensorView& tensor) {
-  return reinterpret_cast<uintptr_t>(tensor.data) % kAlignment == 0;
-}
-
-bool has_unit_stride(const TensorView& tensor, int dim) {
-  return tensor.size(dim) == 1 || tensor.stride(dim) == 1;
-}
-
-// Whether the copy engine can step along `dim`. Stride 0 (an expanded tensor) it cannot.
-bool has_good_pitch(const TensorView& tensor, int dim) {
-  if (tensor.size(dim) == 1) return true;
-  const int64_t bytes = tensor.stride(dim) * size_of(tensor.dtype);
-  return bytes > 0 && bytes < kMaxPitchBytes && bytes % kAlignment == 0;
-}
-
-// Weights [E, N, K] with stride 1 along `inner`.
+// Weights [E, N, K] with stride 1 along the major dimension.
 bool can_load_weights(const TensorView& weights, WeightMajor major) {
-  const int inner = major == WeightMajor::kK ? 2 : 1;
-  return has_unit_stride(weights, inner) && has_good_pitch(weights, 3 - inner) &&
-         (weights.size(0) == 1 ||
-          (weights.stride(0) > 0 && weights.stride(0) * size_of(weights.dtype) % kAlignment == 0 &&
-           weights.stride(0) < int64_t{1} << 38));
+  return are_good_matrices(weights, major == WeightMajor::kK ? 2 : 1);
 }
 
 }  // namespace
@@ -62,7 +41,7 @@ std::string_view refusal(const GmmProblem& problem, const DeviceLimits& limits) 
     return "b has no contiguous dimension whose rows lie a multiple of 16 bytes apart";
   }
   if (!has_unit_stride(out, 1)) return "out's rows are not contiguous";
-  if (tokens.size(0) > kMaxRows || tokens.size(1) > kMaxRows || out.size(1) > kMaxRows) {
+  if (tokens.size(0) > kMaxExtent || tokens.size(1) > kMaxExtent || out.size(1) > kMaxExtent) {
     return "a dimension is larger than 2^30";
   }
   if (weights.size(0) > kMaxGroups) return "there are more than 2^22 groups";

@@ -57,10 +57,4 @@ int64_t max_num_tiles(const GmmProblem& problem);
 // At the head of the workspace: the counter of claimed tiles, a cache line.
 inline constexpr int64_t kClaimsBytes = 128;
 
-// A matrix for the copy engine: the distance in elements between neighbouring
-// rows. Dimensions of size 1 may have any stride, so `packed` stands in for it.
-inline int64_t pitch_of(const TensorView& tensor, int dim, int64_t packed) {
-  return tensor.size(dim) > 1 ? tensor.stride(dim) : packed;
-}
-
 }  // namespace gg::cuda::sm90

@@ -92,6 +92,27 @@ __device__ __forceinline__ void load_3d(uint32_t target, const CUtensorMap& map,
       : "memory");
 }
 
+// cp.async.bulk.tensor.3d, shared to global; joins this thread's open bulk group.
+__device__ __forceinline__ void store_3d(const CUtensorMap& map, uint32_t source, int c0, int c1,
+                                         int c2) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.global.shared::cta.tile.bulk_group [%0, {%2, %3, %4}], [%1];" ::"l"(
+          &map),
+      "r"(source), "r"(c0), "r"(c1), "r"(c2)
+      : "memory");
+}
+
+// cp.reduce.async.bulk.tensor.3d.add, shared to global: each element is added
+// once, rounded to nearest; joins this thread's open bulk group.
+__device__ __forceinline__ void add_3d(const CUtensorMap& map, uint32_t source, int c0, int c1,
+                                       int c2) {
+  asm volatile(
+      "cp.reduce.async.bulk.tensor.3d.global.shared::cta.add.tile.bulk_group "
+      "[%0, {%2, %3, %4}], [%1];" ::"l"(&map),
+      "r"(source), "r"(c0), "r"(c1), "r"(c2)
+      : "memory");
+}
+
 // cp.async.bulk.tensor.4d, shared to global; joins this thread's open bulk group.
 __device__ __forceinline__ void store_4d(const CUtensorMap& map, uint32_t source, int c0, int c1,
                                          int c2, int c3) {
@@ -144,6 +165,12 @@ __device__ __forceinline__ void wgmma_wait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
 }
 
+// No instruction: keeps the compiler from reading an accumulator before the wait
+// above it.
+__device__ __forceinline__ void pin(float& accumulator) {
+  asm volatile("" : "+f"(accumulator)::"memory");
+}
+
 // ---- the rest -----------------------------------------------------------------------------------
 
 // elect.sync: true in one lane of a whole warp, always the same one. NOTE: unlike
@@ -188,6 +215,24 @@ __device__ __forceinline__ void store_matrices_transposed(uint32_t address, uint
       "stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address),
       "r"(m0), "r"(m1), "r"(m2), "r"(m3)
       : "memory");
+}
+
+// stmatrix.x4: four 8 x 8 matrices; addresses as above.
+__device__ __forceinline__ void store_matrices(uint32_t address, uint32_t m0, uint32_t m1,
+                                               uint32_t m2, uint32_t m3) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address),
+               "r"(m0), "r"(m1), "r"(m2), "r"(m3)
+               : "memory");
+}
+
+// st.shared.v2.f32
+__device__ __forceinline__ void store_pair(uint32_t address, float a, float b) {
+  asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(address), "f"(a), "f"(b) : "memory");
+}
+
+// st.shared.v4.b32 of zeros
+__device__ __forceinline__ void store_16_zero_bytes(uint32_t address) {
+  asm volatile("st.shared.v4.b32 [%0], {%1, %1, %1, %1};" ::"r"(address), "r"(0) : "memory");
 }
 
 // cvt.rn.bf16x2.f32, cvt.rn.f16x2.f32: low ends up in the lower half.

@@ -4,16 +4,15 @@
 
 #include "base/math.h"
 #include "cuda/common/launch.h"
+#include "cuda/gemm/sm90/copy_engine.h"
 
 namespace gg::cuda::sm90 {
 namespace {
 
-constexpr const char* kOp = "gmm";
-
 using EncodeTiled = decltype(&cuTensorMapEncodeTiled);
 
 // The driver's function, found at run time, so that nothing links libcuda.
-EncodeTiled find_encode_tiled() {
+EncodeTiled find_encode_tiled(const char* op) {
   void* function = nullptr;
   cudaDriverEntryPointQueryResult found = cudaDriverEntryPointSymbolNotFound;
 #if CUDART_VERSION >= 12050
@@ -23,8 +22,8 @@ EncodeTiled find_encode_tiled() {
   const cudaError_t status =
       cudaGetDriverEntryPoint("cuTensorMapEncodeTiled", &function, cudaEnableDefault, &found);
 #endif
-  check(kOp, "find cuTensorMapEncodeTiled", status);
-  GG_REQUIRE(found == cudaDriverEntryPointSuccess && function != nullptr, kOp,
+  check(op, "find cuTensorMapEncodeTiled", status);
+  GG_REQUIRE(found == cudaDriverEntryPointSuccess && function != nullptr, op,
              ": got a driver without cuTensorMapEncodeTiled; needs one for CUDA 12.0 or newer; "
              "update the driver, or set GG_FORCE_PATH=portable");
   return reinterpret_cast<EncodeTiled>(function);
@@ -39,19 +38,23 @@ struct Layout {
   cuuint32_t box[kRank];
 };
 
+CUtensorMapDataType type_of(DType dtype) {
+  if (dtype == DType::kFloat32) return CU_TENSOR_MAP_DATA_TYPE_FLOAT32;
+  return dtype == DType::kFloat16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16
+                                  : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
+}
+
 template <int kRank>
-CUtensorMap encode(const char* name, const TensorView& tensor, const Layout<kRank>& layout) {
-  static const EncodeTiled encode_tiled = find_encode_tiled();  // never changes
+CUtensorMap encode(const char* op, const char* name, const TensorView& tensor,
+                   const Layout<kRank>& layout) {
+  static const EncodeTiled encode_tiled = find_encode_tiled(op);  // never changes
   constexpr cuuint32_t kEveryElement[] = {1, 1, 1, 1};
   CUtensorMap map;
-  const CUtensorMapDataType type = tensor.dtype == DType::kFloat16
-                                       ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16
-                                       : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
-  const CUresult status =
-      encode_tiled(&map, type, kRank, tensor.data, layout.sizes, layout.strides, layout.box,
-                   kEveryElement, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-                   CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-  GG_REQUIRE(status == CUDA_SUCCESS, kOp, ": ", name, " got a layout of shape ",
+  const CUresult status = encode_tiled(
+      &map, type_of(tensor.dtype), kRank, tensor.data, layout.sizes, layout.strides, layout.box,
+      kEveryElement, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+      CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  GG_REQUIRE(status == CUDA_SUCCESS, op, ": ", name, " got a layout of shape ",
              shape_string(tensor),
              " that the driver refused to describe for the copy engine (error ",
              static_cast<int>(status), "); please report it; set GG_FORCE_PATH=portable meanwhile");
@@ -72,7 +75,7 @@ cuuint64_t stride_bytes(const TensorView& tensor, int dim, int64_t packed) {
 void encode_tokens(MGroupedArgs& args, const TensorView& tokens) {
   for (int i = 0; i < kTokenBoxes; ++i) {
     args.tokens[i] =
-        encode<2>("a", tokens,
+        encode<2>("gmm", "a", tokens,
                   {{size_of_dim(tokens, 1), size_of_dim(tokens, 0)},
                    {stride_bytes(tokens, 0, tokens.size(1))},
                    {GeneralPolicy::kTileK, cuuint32_t{GeneralPolicy::kTokenStep} << i}});
@@ -87,7 +90,7 @@ void encode_weights(MGroupedArgs& args, const TensorView& weights, WeightMajor m
       major == WeightMajor::kK ? GeneralPolicy::kTileFeatures : GeneralPolicy::kTileK;
   const int64_t matrix = pitch_of(weights, outer, weights.size(inner)) * weights.size(outer);
   args.weights = encode<3>(
-      "b", weights,
+      "gmm", "b", weights,
       {{size_of_dim(weights, inner), size_of_dim(weights, outer), size_of_dim(weights, 0)},
        {stride_bytes(weights, outer, weights.size(inner)), stride_bytes(weights, 0, matrix)},
        {64, box_rows, 1}});
@@ -102,10 +105,35 @@ void encode_out(MGroupedArgs& args, const TensorView& out) {
   constexpr cuuint64_t kOrigin = cuuint64_t{1} << 30;  // kClipOrigin of epilogue.cuh
   constexpr cuuint64_t kAny = 0x7fffffff;
   const cuuint64_t pitch = stride_bytes(out, 0, out.size(1));
-  args.out_pieces = encode<4>("out", out,
+  args.out_pieces = encode<4>("gmm", "out", out,
                               {{size_of_dim(out, 1), kOrigin, kAny, kAny},
                                {pitch, pitch, (cuuint64_t{1} << 34) - pitch},
                                {64, 64, 1, 1}});
+}
+
+// Token rows [T, features] in boxes of 64 features and 64 rows, of which the last
+// `valid` are rows from `row` on and the first ones zeros, without a descriptor for
+// each group. Two dimensions walk over the rows: element (f, x, y) is feature f of row
+// x + y. A box at x = valid - 64, y = row lies outside, below zero, up to row
+// `row`, and the copy engine fills in zeros there. (The mirror image, boxes that run
+// off x's upper end from a base before the tensor, faults where no memory is mapped
+// before it.)
+CUtensorMap encode_group_rows(const char* name, const TensorView& tensor) {
+  const cuuint64_t pitch = stride_bytes(tensor, 0, tensor.size(1));
+  return encode<3>("gmm_wgrad", name, tensor,
+                   {{size_of_dim(tensor, 1), KGroupedPolicy::kTileK, size_of_dim(tensor, 0)},
+                    {pitch, pitch},
+                    {64, KGroupedPolicy::kTileK, 1}});
+}
+
+// Matrices [E, rows, columns], in pieces that one warp stores: 16 rows of 128 bytes.
+CUtensorMap encode_matrices(const TensorView& out, int row_dim, int column_dim) {
+  const int64_t matrix = pitch_of(out, row_dim, out.size(column_dim)) * out.size(row_dim);
+  return encode<3>(
+      "gmm_wgrad", "out", out,
+      {{size_of_dim(out, column_dim), size_of_dim(out, row_dim), size_of_dim(out, 0)},
+       {stride_bytes(out, row_dim, out.size(column_dim)), stride_bytes(out, 0, matrix)},
+       {static_cast<cuuint32_t>(128 / size_of(out.dtype)), 16, 1}});
 }
 
 }  // namespace
@@ -114,6 +142,12 @@ void encode_tensor_maps(MGroupedArgs& args, const GmmProblem& problem, const Var
   encode_tokens(args, problem.tokens);
   encode_weights(args, problem.weights, variant.major);
   if (variant.store == StoreBy::kCopyEngine) encode_out(args, problem.out);
+}
+
+void encode_tensor_maps(KGroupedArgs& args, const KGroupedRoles& roles) {
+  args.left = encode_group_rows(roles.left_name, roles.left);
+  args.right = encode_group_rows(roles.right_name, roles.right);
+  args.out = encode_matrices(roles.out, roles.row_dim, roles.column_dim);
 }
 
 }  // namespace gg::cuda::sm90

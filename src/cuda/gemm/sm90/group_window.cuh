@@ -1,0 +1,130 @@
+// From group sizes in device memory to tiles: which group a tile's number belongs
+// to, and how one warp of each block claims numbers from a counter that all blocks
+// share. Tiles are numbered group by group. Used by both kernels' schedulers.
+#pragma once
+
+#include "base/math.h"
+#include "cuda/gemm/sm90/pipeline.cuh"
+
+namespace gg::cuda::sm90 {
+
+inline constexpr unsigned kWholeWarp = 0xffffffffu;
+
+__device__ __forceinline__ int lane_index() { return threadIdx.x % 32; }
+__device__ __forceinline__ int divide_up(int a, int b) { return (a + b - 1) / b; }
+
+// Values >= 0 over the lanes of a warp; `combine` is associative.
+template <typename Combine>
+__device__ __forceinline__ int inclusive_scan(int value, const Combine& combine) {
+#pragma unroll
+  for (int step = 1; step < 32; step *= 2) {
+    const int lower = __shfl_up_sync(kWholeWarp, value, step);
+    if (lane_index() >= step) value = combine(lower, value);
+  }
+  return value;
+}
+
+// A tile before its place in the output is known.
+struct GroupTile {
+  int group;      // -1: there are no more tiles
+  int row_begin;  // of the group
+  int rows;       // of the group
+  int number;     // of the tile among the group's
+};
+
+// 32 groups at a time, one a lane: their rows and the numbers of their tiles, of
+// which TilesOf says how many a group of so many rows has. Nobody has checked
+// device sizes: negative ones count as 0, falling ends as empty groups, what lies
+// beyond the T rows is cut off (as group_rows.cuh does).
+template <class TilesOf>
+struct GroupWindow {
+  const DeviceGroups& groups;
+  const int num_rows;  // T, at most 2^30: sums of two clamped values fit an int
+  const TilesOf tiles_of;
+  int next_group = 0;  // the first one past the window
+  int2 upcoming;       // this lane's entry for the next window, as loaded
+  int row_begin = 0, row_end = 0;
+  int tile_begin = 0, tile_end = 0;
+  int last_row = 0, last_tile = 0;  // ends of the window: of all groups so far
+
+  __device__ GroupWindow(const DeviceGroups& groups, int num_rows, TilesOf tiles_of)
+      : groups(groups), num_rows(num_rows), tiles_of(tiles_of), upcoming(load(0)) {}
+
+  // Groups past the last one are empty: size 0, or an end of 0. NOTE: a load and
+  // nothing else; whatever works on the value here would wait for it.
+  __device__ __forceinline__ int2 load(int first_group) const {
+    const int64_t group = first_group + lane_index();
+    int2 words{0, 0};
+    if (group >= groups.num_groups) return words;
+    if (groups.is_int64) {
+      words = static_cast<const int2*>(groups.data)[group];
+    } else {
+      words.x = static_cast<const int32_t*>(groups.data)[group];
+    }
+    return words;
+  }
+
+  __device__ __forceinline__ int clamped(int2 words) const {
+    const int64_t wide = int64_t{words.y} << 32 | static_cast<uint32_t>(words.x);
+    return static_cast<int>(base::clamp(groups.is_int64 ? wide : words.x, 0, num_rows));
+  }
+
+  __device__ __forceinline__ int combined(int before, int value) const {
+    return groups.cumulative ? max(before, value) : min(before + value, num_rows);
+  }
+
+  __device__ __forceinline__ bool has_more() const { return next_group < groups.num_groups; }
+
+  __device__ __forceinline__ void advance() {
+    const int current = clamped(upcoming);
+    const bool exists = next_group + lane_index() < groups.num_groups;
+    next_group += 32;
+    upcoming = load(next_group);  // early: its latency passes under the tile in between
+    row_end =
+        combined(last_row, inclusive_scan(current, [&](int a, int b) { return combined(a, b); }));
+    const int before = __shfl_up_sync(kWholeWarp, row_end, 1);
+    row_begin = lane_index() == 0 ? last_row : before;
+    const int tiles = exists ? tiles_of(row_end - row_begin) : 0;
+    tile_end = last_tile + inclusive_scan(tiles, [](int a, int b) { return a + b; });
+    tile_begin = tile_end - tiles;
+    last_row = __shfl_sync(kWholeWarp, row_end, 31);
+    last_tile = __shfl_sync(kWholeWarp, tile_end, 31);
+  }
+
+  // Numbers are asked for in rising order, by all 32 lanes.
+  __device__ __forceinline__ GroupTile find(int number) {
+    while (number >= last_tile) {
+      if (!has_more()) return {-1, 0, 0, 0};
+      advance();
+    }
+    // Lanes whose tiles all come before it; those of groups without tiles do, too.
+    const int lane = __popc(__ballot_sync(kWholeWarp, tile_end <= number));
+    const int begin = __shfl_sync(kWholeWarp, row_begin, lane);
+    const int rows = __shfl_sync(kWholeWarp, row_end, lane) - begin;
+    return {next_group - 32 + lane, begin, rows,
+            number - __shfl_sync(kWholeWarp, tile_begin, lane)};
+  }
+};
+
+// All 32 lanes of one warp: tiles until the last one, through the ring in shared
+// memory. tile_of(number) is asked with rising numbers.
+template <class SharedMemory, class TileOf>
+__device__ __forceinline__ void hand_out_tiles(SharedMemory& shared, unsigned* claims,
+                                               const TileOf& tile_of) {
+  int number = blockIdx.x;
+  for (Cursor<kTileRing> ring;; ring.next()) {
+    const auto next = tile_of(number);
+    if (lane_index() == 0) {
+      shared.tile[ring.slot] = next;
+      ptx::mbarrier_arrive(shared.tile_full[ring.slot]);
+    }
+    if (next.is_end()) break;
+    // Claim late: a queued tile is one that no idle block can take (+1-4 % on
+    // random sizes, H200, 2026-11-22, gemm_m prototype).
+    ptx::mbarrier_wait(shared.tile_read[ring.slot], ring.parity);
+    if (lane_index() == 0) number = static_cast<int>(gridDim.x + atomicAdd(claims, 1u));
+    number = __shfl_sync(kWholeWarp, number, 0);
+  }
+}
+
+}  // namespace gg::cuda::sm90

@@ -1,0 +1,45 @@
+// K-grouped GEMM on Hopper: descriptors, the counter of claims, the launch.
+// Kernel: k_grouped.cuh. Choice: k_grouped_policy.cc.
+#include "cuda/gemm/sm90/k_grouped_launch.h"
+
+#include "cuda/common/launch.h"
+#include "cuda/common/number.cuh"
+#include "cuda/gemm/sm90/door.h"
+#include "cuda/gemm/sm90/tensor_maps.h"
+
+namespace gg::cuda::sm90 {
+namespace {
+
+using Launch = void (*)(const KGroupedArgs&, unsigned, cudaStream_t);
+
+// Every kernel there is: one for each file of inst/.
+template <typename In>
+Launch launcher_of(const GmmWgradProblem& problem) {
+  if (problem.out.dtype != DType::kFloat32) return launch_k_grouped<In, WgradStore::kRounded>;
+  return problem.accumulate ? launch_k_grouped<In, WgradStore::kAddFloat>
+                            : launch_k_grouped<In, WgradStore::kFloat>;
+}
+
+}  // namespace
+
+void gmm_wgrad(const GmmPlan& plan, const GmmWgradProblem& problem, Workspace workspace,
+               Stream stream) {
+  const KGroupedRoles roles = roles_of(problem);
+  unsigned* claims = static_cast<unsigned*>(workspace.data);
+  check("gmm_wgrad", "clear its counter",
+        cudaMemsetAsync(claims, 0, sizeof(unsigned), to_cuda(stream)));
+  const Workspace for_groups{static_cast<char*>(workspace.data) + kClaimsBytes,
+                             workspace.bytes - kClaimsBytes};
+  KGroupedArgs args{};
+  args.groups = to_device("gmm_wgrad", problem.groups, for_groups, to_cuda(stream));
+  args.claims = claims;
+  args.num_rows = static_cast<int>(problem.dy.size(0));
+  args.out_rows = static_cast<int>(roles.left.size(1));
+  args.out_columns = static_cast<int>(roles.right.size(1));
+  encode_tensor_maps(args, roles);
+  const Launch launch = problem.dy.dtype == DType::kFloat16 ? launcher_of<__half>(problem)
+                                                            : launcher_of<__nv_bfloat16>(problem);
+  launch(args, static_cast<unsigned>(plan.num_blocks), to_cuda(stream));
+}
+
+}  // namespace gg::cuda::sm90

@@ -1,0 +1,27 @@
+// Defines launch_k_grouped. Included by inst/*.cu, each of which instantiates it once.
+#pragma once
+
+#include <type_traits>
+
+#include "cuda/common/launch.h"
+#include "cuda/gemm/sm90/k_grouped.cuh"
+#include "cuda/gemm/sm90/k_grouped_launch.h"
+
+namespace gg::cuda::sm90 {
+
+template <typename In, WgradStore kStore>
+using WgradEpilogueOf = std::conditional_t<kStore == WgradStore::kRounded, DeferredStore<In>,
+                                           FloatStore<kStore == WgradStore::kAddFloat>>;
+
+template <typename In, WgradStore kStore>
+void launch_k_grouped(const KGroupedArgs& args, unsigned num_blocks, cudaStream_t stream) {
+  using Policy = KGroupedPolicy;
+  using Memory = KGroupedShared<Policy>;
+  static_assert(sizeof(Memory) <= Policy::kSharedBytes);
+  const auto kernel = k_grouped_gemm<Policy, In, WgradEpilogueOf<In, kStore>>;
+  allow_shared_bytes("gmm_wgrad", kernel, sizeof(Memory));
+  kernel<<<num_blocks, kThreads, sizeof(Memory), stream>>>(args);
+  check_launch("gmm_wgrad");
+}
+
+}  // namespace gg::cuda::sm90

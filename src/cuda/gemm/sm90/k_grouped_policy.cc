@@ -1,0 +1,71 @@
+#include "cuda/gemm/sm90/k_grouped_policy.h"
+
+#include "base/math.h"
+#include "cuda/gemm/groups.h"
+#include "cuda/gemm/sm90/copy_engine.h"
+#include "cuda/gemm/sm90/door.h"
+#include "cuda/gemm/sm90/policy.h"
+
+namespace gg::cuda::sm90 {
+namespace {
+
+// At most 2^45: what is larger has been refused before.
+int64_t tiles_per_group(const GmmWgradProblem& problem) {
+  const KGroupedRoles roles = roles_of(problem);
+  return base::ceil_div(problem.out.size(roles.row_dim), KGroupedPolicy::kTileRows) *
+         base::ceil_div(problem.out.size(roles.column_dim), KGroupedPolicy::kTileColumns);
+}
+
+}  // namespace
+
+std::string_view refusal(const GmmWgradProblem& problem, const DeviceLimits& limits) {
+  const TensorView& dy = problem.dy;
+  const TensorView& tokens = problem.tokens;
+  const TensorView& out = problem.out;
+  if (!is_built()) return "this build has no kernels for architecture 90a";
+  if (limits.shared_bytes_per_block < KGroupedPolicy::kSharedBytes) {
+    return "the device grants a block too little shared memory";
+  }
+  if (dy.dtype != DType::kBFloat16 && dy.dtype != DType::kFloat16) {
+    return "the operands are neither bfloat16 nor float16";
+  }
+  if (problem.accumulate && out.dtype != DType::kFloat32) {
+    return "it accumulates into an out that is not float32";
+  }
+  if (out.num_elements() == 0) return {};
+  if (dy.size(0) == 0) return "there are no rows";
+  if (!is_aligned(dy)) return "dy's address is not a multiple of 16 bytes";
+  if (!is_aligned(tokens)) return "a's address is not a multiple of 16 bytes";
+  if (!is_aligned(out)) return "out's address is not a multiple of 16 bytes";
+  if (!has_unit_stride(dy, 1)) return "dy's rows are not contiguous";
+  if (!has_unit_stride(tokens, 1)) return "a's rows are not contiguous";
+  if (!has_good_pitch(dy, 0)) return "the distance of dy's rows is not a multiple of 16 bytes";
+  if (!has_good_pitch(tokens, 0)) return "the distance of a's rows is not a multiple of 16 bytes";
+  if (!are_good_matrices(out, 2) && !are_good_matrices(out, 1)) {
+    return "out has no contiguous dimension whose rows lie a multiple of 16 bytes apart";
+  }
+  if (dy.size(0) > kMaxExtent || out.size(1) > kMaxExtent || out.size(2) > kMaxExtent) {
+    return "a dimension is larger than 2^30";
+  }
+  if (out.size(0) > kMaxExtent / tiles_per_group(problem)) {
+    return "there are more than 2^30 tiles";
+  }
+  return {};
+}
+
+KGroupedRoles roles_of(const GmmWgradProblem& problem) {
+  if (are_good_matrices(problem.out, 2)) {
+    return {problem.dy, problem.tokens, problem.out, "dy", "a", 1, 2};
+  }
+  return {problem.tokens, problem.dy, problem.out, "a", "dy", 2, 1};
+}
+
+void plan_gmm_wgrad(GmmPlan& plan, const GmmWgradProblem& problem, const DeviceLimits& limits) {
+  const int64_t num_tiles =
+      problem.out.num_elements() == 0 ? 0 : problem.out.size(0) * tiles_per_group(problem);
+  plan.policy = {KGroupedPolicy::kTileRows, KGroupedPolicy::kTileColumns, KGroupedPolicy::kTileK};
+  plan.num_blocks = base::clamp(num_tiles, 1, base::max(1, limits.num_sms));
+  plan.workspace_bytes = kClaimsBytes + groups_workspace_bytes(problem.groups);
+}
+
+}  // namespace gg::cuda::sm90

@@ -1,0 +1,43 @@
+// The K-grouped kernel's menu of tile shapes, and the pure host functions that say
+// whether a problem can run here and which operand plays which role. The problem's
+// refusal and plan are declared in door.h. No CUDA in this header.
+#pragma once
+
+#include "grouped_gemm/gmm.h"
+
+namespace gg::cuda::sm90 {
+
+// 128 rows of out x at most 256 columns; so far the only policy. H200, 2026-11-22,
+// gemm_k prototype, bf16, four shapes: level with ping-pong 128 x 192 (better at 512
+// rows a group, worse at N = 2880), ping-pong 128 x 128 10 % slower; dynamic claims
+// +5 % on random sizes; cluster of 2 +3 %, left out for its complexity.
+// Missing: policies for groups of a few rows, and for fp32 outputs.
+struct KGroupedPolicy {
+  static constexpr int kTileRows = 128;     // two consumer warpgroups of 64
+  static constexpr int kTileColumns = 256;  // at most; out's columns are cut into equal tiles
+  static constexpr int kColumnStep = 64;    // granularity of a tile's width: a box
+  static constexpr int kTileK = 64;         // token rows in a stage
+  static constexpr int kStages = 4;         // k-blocks in shared memory
+  static constexpr int kClaimLead = 4;      // k-blocks before its end that a tile claims the next
+
+  // Shared memory: the stages, 32 KB to stage the output, tiles and barriers.
+  static constexpr int64_t kSharedBytes =
+      kStages * (kTileRows + kTileColumns) * kTileK * 2 + 32 * 1024 + 1024;
+};
+
+// Out's contiguous dimension decides: dy is left for out [E, N, K], the tokens are
+// left where out is the transposed view of an [E, K, N].
+struct KGroupedRoles {
+  const TensorView& left;   // [T, rows of out]
+  const TensorView& right;  // [T, columns of out]
+  const TensorView& out;
+  const char* left_name;
+  const char* right_name;
+  int row_dim;     // of out
+  int column_dim;  // of out, with stride 1
+};
+
+// For a problem that is not refused.
+KGroupedRoles roles_of(const GmmWgradProblem& problem);
+
+}  // namespace gg::cuda::sm90
