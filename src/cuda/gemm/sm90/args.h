@@ -29,9 +29,11 @@ struct MGroupedArgs {
 // out's rows, right those that lie contiguous in out: dy and the tokens for an out
 // [E, N, K], the tokens and dy where it is an [E, K, N] seen through strides.
 struct KGroupedArgs {
-  CUtensorMap left;   // [T, out_rows], the overlapping view of tensor_maps.cc
-  CUtensorMap right;  // [T, out_columns], such a view, too
-  CUtensorMap out;    // [E, out_rows, out_columns]
+  CUtensorMap left;                         // [T, out_rows], the overlapping view of tensor_maps.cc
+  CUtensorMap right;                        // [T, out_columns], such a view, too
+  CUtensorMap out;                          // [E, out_rows, out_columns]
+  const void* old;                          // out again, for epilogues that read it
+  int64_t old_matrix_pitch, old_row_pitch;  // elements
   DeviceGroups groups;
   unsigned* claims;  // 0 at the start: tiles handed out beyond the first of each block
   int num_rows;      // T

@@ -248,7 +248,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     ptx::take_registers<kKGroupedConsumerRegisters>();
     const int consumer_warp = warp - kWarpgroup / 32;
     KGroupedConsumer<Policy, In, Epilogue>{shared, args, consumer_warp / 4, consumer_warp % 4,
-                                           Epilogue(args.out, shared.slabs[consumer_warp])}
+                                           Epilogue(args, shared.slabs[consumer_warp])}
         .run();
   }
 }

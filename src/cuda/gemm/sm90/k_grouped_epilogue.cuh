@@ -13,6 +13,7 @@
 // outside of out.
 #pragma once
 
+#include "cuda/common/number.cuh"
 #include "cuda/gemm/sm90/k_grouped_scheduler.cuh"
 
 namespace gg::cuda::sm90 {
@@ -91,27 +92,62 @@ struct SlabWriter {
 
 // 16-bit output, rounded to registers so that the next tile starts at once; a piece
 // of 64 columns leaves under each of its k-blocks (+12-19 % at 512 rows a group,
-// H200, 2026-11-22, gemm_k prototype).
-template <typename T>
+// H200, 2026-11-22, gemm_k prototype). kAdds: to what is there, rounded once.
+// Missing: old values that are read while the tile is still multiplied.
+template <typename T, bool kAdds>
 struct DeferredStore {
   static constexpr int kPieceColumns = 64;
-  static constexpr bool kSkipsEmpty = false;
+  static constexpr bool kSkipsEmpty = kAdds;
+
+  const KGroupedArgs& args;
 
   SlabWriter<false> writer;
   WarpPlace place{};
   uint32_t packed[KGroupedPolicy::kTileColumns / 4];
   int pieces = 0, filled = 0, sent = 0;
 
-  __device__ DeferredStore(const CUtensorMap& out, const WarpSlabs& slabs) : writer(out, slabs) {}
+  __device__ DeferredStore(const KGroupedArgs& args, const WarpSlabs& slabs)
+      : args(args), writer(args.out, slabs) {}
 
   template <int kWidth>
   __device__ __forceinline__ void take(const float (&acc)[kWidth / 2], const WarpPlace& finished) {
 #pragma unroll
-    for (int i = 0; i < kWidth / 4; ++i) packed[i] = ptx::pack<T>(acc[2 * i], acc[2 * i + 1]);
+    for (int i = 0; i < 2; ++i) {
+      [[maybe_unused]] const OldRow old(args, finished, lane_index() / 4 + 8 * i);
+#pragma unroll
+      for (int c = 0; c < kWidth / 8; ++c) {
+        float2 sum = make_float2(acc[4 * c + 2 * i], acc[4 * c + 2 * i + 1]);
+        if constexpr (kAdds) {
+          const float2 before = old.pair(8 * c);
+          sum = make_float2(before.x + sum.x, before.y + sum.y);
+        }
+        packed[2 * c + i] = ptx::pack<T>(sum.x, sum.y);
+      }
+    }
     place = finished;
     pieces = divide_up(place.columns, kPieceColumns);
     filled = sent = 0;
   }
+
+  // This lane's elements in a row of a warp's part of out, as they were; zeros where
+  // there are none.
+  struct OldRow {
+    const T* source;
+    int columns_left;  // from source on
+
+    __device__ __forceinline__ OldRow(const KGroupedArgs& args, const WarpPlace& at, int row) {
+      const int column = at.column + lane_index() % 4 * 2;
+      source = static_cast<const T*>(args.old) + at.expert * args.old_matrix_pitch +
+               (at.row + row) * args.old_row_pitch + column;
+      columns_left = at.row + row < args.out_rows ? args.out_columns - column : 0;
+    }
+    __device__ __forceinline__ float2 pair(int offset) const {
+      float2 values = make_float2(0.0f, 0.0f);
+      if (offset < columns_left) values.x = to_float(source[offset]);
+      if (offset + 1 < columns_left) values.y = to_float(source[offset + 1]);
+      return values;
+    }
+  };
 
   // Sends the piece filled last time, and fills the next one.
   __device__ __forceinline__ void step() {
@@ -161,7 +197,8 @@ struct FloatStore {
 
   SlabWriter<kAdds> writer;
 
-  __device__ FloatStore(const CUtensorMap& out, const WarpSlabs& slabs) : writer(out, slabs) {}
+  __device__ FloatStore(const KGroupedArgs& args, const WarpSlabs& slabs)
+      : writer(args.out, slabs) {}
 
   template <int kWidth>
   __device__ __forceinline__ void take(const float (&acc)[kWidth / 2], const WarpPlace& place) {

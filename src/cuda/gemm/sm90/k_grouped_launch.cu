@@ -15,9 +15,12 @@ using Launch = void (*)(const KGroupedArgs&, unsigned, cudaStream_t);
 // Every kernel there is: one for each file of inst/.
 template <typename In>
 Launch launcher_of(const GmmWgradProblem& problem) {
-  if (problem.out.dtype != DType::kFloat32) return launch_k_grouped<In, WgradStore::kRounded>;
-  return problem.accumulate ? launch_k_grouped<In, WgradStore::kAddFloat>
-                            : launch_k_grouped<In, WgradStore::kFloat>;
+  if (problem.out.dtype == DType::kFloat32) {
+    return problem.accumulate ? launch_k_grouped<In, WgradStore::kAddFloat>
+                              : launch_k_grouped<In, WgradStore::kFloat>;
+  }
+  return problem.accumulate ? launch_k_grouped<In, WgradStore::kAddRounded>
+                            : launch_k_grouped<In, WgradStore::kRounded>;
 }
 
 }  // namespace
@@ -31,6 +34,9 @@ void gmm_wgrad(const GmmPlan& plan, const GmmWgradProblem& problem, Workspace wo
   const Workspace for_groups{static_cast<char*>(workspace.data) + kClaimsBytes,
                              workspace.bytes - kClaimsBytes};
   KGroupedArgs args{};
+  args.old = problem.out.data;
+  args.old_matrix_pitch = problem.out.stride(0);
+  args.old_row_pitch = problem.out.stride(roles.row_dim);
   args.groups = to_device("gmm_wgrad", problem.groups, for_groups, to_cuda(stream));
   args.claims = claims;
   args.num_rows = static_cast<int>(problem.dy.size(0));

@@ -10,8 +10,10 @@
 namespace gg::cuda::sm90 {
 
 template <typename In, WgradStore kStore>
-using WgradEpilogueOf = std::conditional_t<kStore == WgradStore::kRounded, DeferredStore<In>,
-                                           FloatStore<kStore == WgradStore::kAddFloat>>;
+using WgradEpilogueOf =
+    std::conditional_t<kStore == WgradStore::kRounded || kStore == WgradStore::kAddRounded,
+                       DeferredStore<In, kStore == WgradStore::kAddRounded>,
+                       FloatStore<kStore == WgradStore::kAddFloat>>;
 
 template <typename In, WgradStore kStore>
 void launch_k_grouped(const KGroupedArgs& args, unsigned num_blocks, cudaStream_t stream) {

@@ -29,9 +29,6 @@ std::string_view refusal(const GmmWgradProblem& problem, const DeviceLimits& lim
   if (dy.dtype != DType::kBFloat16 && dy.dtype != DType::kFloat16) {
     return "the operands are neither bfloat16 nor float16";
   }
-  if (problem.accumulate && out.dtype != DType::kFloat32) {
-    return "it accumulates into an out that is not float32";
-  }
   if (out.num_elements() == 0) return {};
   if (dy.size(0) == 0) return "there are no rows";
   if (!is_aligned(dy)) return "dy's address is not a multiple of 16 bytes";
