@@ -13,7 +13,7 @@ import os
 import torch
 
 OPERATORS = ("gmm", "gmm_dgrad", "gmm_wgrad", "permute", "unpermute", "sinkhorn")
-_CPU, _CUDA = ("parallel", "reference"), ("portable",)
+_CPU, _CUDA = ("parallel", "reference"), ("sm90", "portable")
 _GEMMS = OPERATORS[:3]
 _DTYPES = ("bf16", "fp16", "fp32", "fp64")
 _LEAST_CAPABILITY = (7, 0)
@@ -34,12 +34,17 @@ def path_of(op: str, device: torch.device) -> tuple[str, str]:
 
     if _library.library_path(_library.CUDA_LIBRARY) is None:
         return "none", "this build has the CPU part only"
-    if forced in paths:
+    if forced in paths and (forced != "sm90" or op in _GEMMS):
         return forced, "GG_FORCE_PATH names it"
     capability = torch.cuda.get_device_capability(device)
     text = ".".join(map(str, capability))
     if capability < _LEAST_CAPABILITY:
         return "none", f"compute capability {text}; needs 7.0 or more"
+    if op in _GEMMS and capability == (9, 0) and forced != "portable":
+        return "sm90", (
+            "compute capability 9.0; bf16 and fp16 whose rows are multiples of 16 bytes, the rest "
+            "portable"
+        )
     return "portable", f"compute capability {text}; no path of its own is built for it yet"
 
 
@@ -56,6 +61,20 @@ def describe_shape(text: str) -> str:
     return f"T={tokens} K={k} N={n} E={experts} {parts[4]}"
 
 
+def _gemm_path_of_shape(op: str, device: torch.device, shape: str) -> tuple[str, str]:
+    """path_of for packed operands of that shape: sm90 takes 16-bit rows of 16-byte multiples."""
+    path, why = path_of(op, device)
+    k, n, dtype = int(shape.split(",")[1]), int(shape.split(",")[2]), shape.split(",")[4]
+    if path != "sm90":
+        return path, why
+    if dtype not in ("bf16", "fp16"):
+        return "portable", f"{dtype} has no path of its own on compute capability 9.0 yet"
+    for name, extent in (("K", k), ("N", n)):
+        if extent % 8:
+            return "portable", f"{name} = {extent} gives rows that are no multiple of 16 bytes"
+    return path, why
+
+
 def path_lines(shape: str | None = None) -> list[str]:
     """The table, for the grouped GEMM of one shape or for every operator."""
     operators = OPERATORS
@@ -69,6 +88,8 @@ def path_lines(shape: str | None = None) -> list[str]:
         for op in operators:
             if shape and shape.endswith("fp64") and device.type == "cuda":
                 path, why = "none", "fp64 is computed on the CPU only"
+            elif shape and device.type == "cuda":
+                path, why = _gemm_path_of_shape(op, device, shape)
             else:
                 path, why = path_of(op, device)
             lines.append(f"  {device} {op}: {path} ({why})")

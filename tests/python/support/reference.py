@@ -73,7 +73,8 @@ def row_map(indices, num_out_tokens=None, num_experts=None):
 
 def gather_rows(x, source):
     """Row j is x[source[j]], or zeros where source[j] is -1; the dtype and every bit kept."""
-    x = x.detach().cpu().contiguous()
+    # A clone: contiguous() keeps the odd strides that a dimension of size 1 may have.
+    x = x.detach().cpu().clone(memory_format=torch.contiguous_format)
     out = torch.zeros(len(source), x.shape[1] * x.element_size(), dtype=torch.uint8)
     if out.numel() == 0:
         return torch.zeros(len(source), x.shape[1]).to(x.dtype)
