@@ -39,9 +39,11 @@ struct GmmWgradProblem {
 
 // How a path runs a problem: one row of its closed menu.
 struct GmmPolicy {
-  int tile_m = 0;  // rows of one output tile, at most
-  int tile_n = 0;  // columns of one output tile
-  int tile_k = 0;  // reduction step
+  int tile_m = 0;      // rows of one output tile, at most
+  int tile_n = 0;      // columns of one output tile
+  int tile_k = 0;      // reduction step
+  int small_rows = 0;  // groups of at most so many rows run beside larger ones; 0: as they come
+  bool equal_tiles = false;  // a group's row tiles all multiply the same length
 
   bool operator==(const GmmPolicy&) const = default;
 };

@@ -158,11 +158,13 @@ void run(const GmmPlan& plan, const GmmWgradProblem& problem, Workspace workspac
 }
 
 std::string to_string(const GmmPlan& plan) {
-  return base::concat(plan.k_grouped ? "gmm_wgrad " : "gmm ", to_string(plan.path),
-                      " tile=", plan.policy.tile_m, "x", plan.policy.tile_n, "x",
-                      plan.policy.tile_k, " blocks<=", plan.num_blocks,
-                      " workspace=", plan.workspace_bytes, "B",
-                      plan.because.empty() ? "" : " because ", plan.because);
+  return base::concat(
+      plan.k_grouped ? "gmm_wgrad " : "gmm ", to_string(plan.path), " tile=", plan.policy.tile_m,
+      "x", plan.policy.tile_n, "x", plan.policy.tile_k,
+      plan.policy.small_rows > 0 ? base::concat(" small_rows=", plan.policy.small_rows) : "",
+      plan.policy.equal_tiles ? " equal_tiles" : "", " blocks<=", plan.num_blocks,
+      " workspace=", plan.workspace_bytes, "B", plan.because.empty() ? "" : " because ",
+      plan.because);
 }
 
 }  // namespace gg

@@ -12,6 +12,13 @@ namespace gg::cuda::sm90 {
 // Token descriptors differ in the rows of their box only: 16, 32, ... 256.
 inline constexpr int kTokenBoxes = 5;
 
+// How blocks share out the tiles: those of groups of at most small_rows rows, and those
+// of the others, are two classes that are worked on side by side (policy.h).
+struct TileClasses {
+  unsigned* claims;  // [2], 0 at the start: tiles handed out beyond each block's first
+  int small_rows;    // -1: all groups are of one class
+};
+
 struct MGroupedArgs {
   CUtensorMap tokens[kTokenBoxes];  // [T, K]
   CUtensorMap weights;              // [E, N, K] or [E, K, N]
@@ -19,24 +26,23 @@ struct MGroupedArgs {
   void* out;               // [T, N]
   int64_t out_pitch;       // elements between rows
   DeviceGroups groups;
-  unsigned* claims;  // 0 at the start: tiles handed out beyond the first of each block
-  int num_rows;      // T
+  TileClasses classes;
+  int num_rows;  // T
   int num_n;
   int num_k;
+  bool equal_tiles;  // policy.h
 };
 
 // out[e] = left^T right over the rows of group e. Left has the features that are
 // out's rows, right those that lie contiguous in out: dy and the tokens for an out
 // [E, N, K], the tokens and dy where it is an [E, K, N] seen through strides.
 struct KGroupedArgs {
-  CUtensorMap left;                         // [T, out_rows], the overlapping view of tensor_maps.cc
-  CUtensorMap right;                        // [T, out_columns], such a view, too
-  CUtensorMap out;                          // [E, out_rows, out_columns]
-  const void* old;                          // out again, for epilogues that read it
-  int64_t old_matrix_pitch, old_row_pitch;  // elements
+  CUtensorMap left;   // [T, out_rows], the overlapping view of tensor_maps.cc
+  CUtensorMap right;  // [T, out_columns], such a view, too
+  CUtensorMap out;    // [E, out_rows, out_columns]
   DeviceGroups groups;
-  unsigned* claims;  // 0 at the start: tiles handed out beyond the first of each block
-  int num_rows;      // T
+  TileClasses classes;
+  int num_rows;  // T
   int out_rows;
   int out_columns;
 };

@@ -15,6 +15,8 @@
 // tokens, or from nowhere. Nothing of them may be stored or mixed with others.
 #pragma once
 
+#include <type_traits>
+
 #include "cuda/common/number.cuh"
 #include "cuda/gemm/sm90/pipeline.cuh"
 
@@ -56,37 +58,71 @@ struct PackedTile {
   __device__ __forceinline__ int rows_from(int s) const { return tile.rows - s * kPieceTokens; }
 };
 
-// 16-bit output by the copy engine: a piece of 64 tokens is transposed into
-// shared memory under one k-block, and stored under the next one.
+// Output by the copy engine, in pieces of 64 features that fill 8 KB of shared memory:
+// 64 tokens of 16 bits each, or 32 of 32. A piece is staged under one k-block and sent
+// under the next. 64 registers keep what has not been staged: a whole tile rounded to 16
+// bits, or the last 128 tokens of one in fp32, whose first ones are staged at once.
 template <typename T>
 struct CopyEngineStore {
   using Out = T;
-  static constexpr int kSteps = 256 / kPieceTokens;
+  using Word = std::conditional_t<sizeof(T) == 4, float, uint32_t>;
+  static constexpr int kPieceTokens = kPieceBytes / (kFeaturesPerConsumer * int{sizeof(T)});
+  static constexpr int kKeptWords = 64;
+  static constexpr int kPieceWords = kPieceBytes / (kWarpgroup * 4);
+  static constexpr int kSteps = kKeptWords / kPieceWords;
+  static constexpr int kKeptTokens = kSteps * kPieceTokens;
 
   const MGroupedArgs& args;
   const ConsumerPlace place;
   PieceBuffers& buffers;
-  PackedTile<T> done;
-  int buffer = 0;  // of the next piece
+  Word kept[kKeptWords];
+  Tile tile{0, 0, 0, 0};                // that of kept
+  int kept_from = 0;                    // token of the tile
+  int buffer = 0;                       // of the next piece
+  int staged_row = 0, staged_rows = 0;  // what the other buffer holds and nobody has sent yet
+  int staged_feature = 0;
 
   __device__ CopyEngineStore(const MGroupedArgs& args, ConsumerPlace place, PieceBuffers& buffers)
       : args(args), place(place), buffers(buffers) {}
 
   template <int kN>
-  __device__ __forceinline__ void take(const float (&acc)[kN / 2], const Tile& tile) {
-    done.template take<kN>(acc, tile);
+  __device__ __forceinline__ void take(const float (&acc)[kN / 2], const Tile& finished) {
+    constexpr int kAtOnce = kN > kKeptTokens ? kN - kKeptTokens : 0;  // tokens
+    tile = finished;
+    kept_from = kAtOnce;
+    if constexpr (sizeof(T) == 4) {
+#pragma unroll
+      for (int t = 0; t < kAtOnce; t += kPieceTokens) put(&acc[t / 2], t, kAtOnce - t);
+#pragma unroll
+      for (int i = kAtOnce / 2; i < kN / 2; ++i) ptx::move(kept[i - kAtOnce / 2], acc[i]);
+    } else {
+#pragma unroll
+      for (int i = 0; i < kN / 4; ++i) kept[i] = ptx::pack<T>(acc[2 * i], acc[2 * i + 1]);
+    }
   }
 
-  // Sends piece s - 1, staged a k-block ago, and stages piece s. NOTE: every
-  // piece staged is sent before the one after the next is staged, by the same
-  // thread, whose count of pending stores tells when a buffer has been read.
   __device__ __forceinline__ void step(int s) {
-    const bool sends = s > 0 && done.rows_from(s - 1) > 0;
-    const bool stages = s < kSteps && done.rows_from(s) > 0;
-    if (!sends && !stages) return;  // all 128 threads alike
+    if (s < kSteps) {
+      put(&kept[s * kPieceWords], kept_from + s * kPieceTokens, kPieceTokens);
+    } else {
+      put(kept, 256, 0);
+    }
+  }
+  __device__ __forceinline__ void finish() { step(kSteps); }
+  __device__ __forceinline__ void drain() {
+    if (place.warp == 0 && ptx::elect()) ptx::wait_stores();
+  }
+
+  // Sends the piece staged last, and stages the one from `token` of the tile on, of at
+  // most `tokens`. NOTE: a piece is sent before the one after the next is staged, by
+  // the same thread, whose count of pending stores tells when a buffer has been read.
+  __device__ __forceinline__ void put(const Word* words, int token, int tokens) {
+    const int rows = min(min(tile.rows - token, kPieceTokens), tokens);
+    const bool sends = staged_rows > 0;
+    if (!sends && rows <= 0) return;  // all 128 threads alike
     if (sends) ptx::fence_proxy_async();
     if (place.warp == 0 && ptx::elect()) {
-      // The buffer of piece s is that of the last store but the one being sent.
+      // The buffer to stage in is that of the last store but the one being sent.
       if (sends) {
         ptx::wait_stores_read<0>();
       } else {
@@ -94,40 +130,62 @@ struct CopyEngineStore {
       }
     }
     __syncwarp();
-    place.sync_warpgroup();  // piece s - 1 is staged and fenced; the buffer of piece s is free
-    if (sends && place.warp == 0 && ptx::elect()) send(s - 1);
+    place.sync_warpgroup();  // the last piece is staged and fenced; the other buffer is free
+    if (sends && place.warp == 0 && ptx::elect()) send();
     __syncwarp();
-    if (stages) {
-      stage(s);
+    if (rows > 0) {
+      stage(words, ptx::shared_address(buffers[buffer]));
       buffer ^= 1;
     }
+    staged_rows = rows;
+    staged_row = tile.row0 + token;
+    staged_feature = place.first_feature(tile);
   }
 
-  __device__ __forceinline__ void finish() { step(kSteps); }
-  __device__ __forceinline__ void drain() {
-    if (place.warp == 0 && ptx::elect()) ptx::wait_stores();
-  }
-
-  // One thread. The last piece staged lies in the other buffer.
-  __device__ __forceinline__ void send(int s) {
-    const int rows = done.rows_from(s);
-    const int row0 = done.tile.row0 + s * kPieceTokens;
-    ptx::store_4d(args.out_pieces, ptx::shared_address(buffers[buffer ^ 1]),
-                  place.first_feature(done.tile), kClipOrigin - rows, row0 + rows, kClipOrigin);
+  // One thread. The last piece staged lies in the other buffer. Its boxes of 128 bytes a
+  // row are cut off after staged_rows (tensor_maps.cc).
+  __device__ __forceinline__ void send() {
+    constexpr int kBoxFeatures = kRowBytes / int{sizeof(T)};
+#pragma unroll
+    for (int f = 0; f < kFeaturesPerConsumer; f += kBoxFeatures) {
+      ptx::store_4d(args.out_pieces,
+                    ptx::shared_address(buffers[buffer ^ 1]) + f * kPieceTokens * int{sizeof(T)},
+                    staged_feature + f, kClipOrigin - staged_rows, staged_row + staged_rows,
+                    kClipOrigin);
+    }
     ptx::commit_stores();
   }
 
-  // [token][feature] in the 128-byte swizzle: the 16-byte chunk c of token row r
+  // [token][64 features] in the 128-byte swizzle: the 16-byte chunk c of token row r
   // lies at chunk c ^ (r % 8). Tokens past the tile are staged and clipped.
-  __device__ __forceinline__ void stage(int s) {
+  __device__ __forceinline__ void stage(const uint32_t* words, uint32_t target) const {
     const int token = place.lane / 16 * 8 + place.lane % 8;  // + 16 for each matrix quadruple
     const int chunk = place.warp * 2 + place.lane / 8 % 2;
-    const uint32_t address = ptx::shared_address(buffers[buffer]) + token * kRowBytes +
-                             ((chunk ^ (place.lane % 8)) << 4);
+    const uint32_t address = target + token * kRowBytes + ((chunk ^ (place.lane % 8)) << 4);
 #pragma unroll
     for (int t = 0; t < kPieceTokens; t += 16) {
-      const uint32_t* m = &done.packed[(s * kPieceTokens + t) / 4];
+      const uint32_t* m = words + t / 4;
       ptx::store_matrices_transposed(address + t * kRowBytes, m[0], m[1], m[2], m[3]);
+    }
+  }
+
+  // [2][token][32 features], swizzled alike. The 32 lanes hit all banks: their tokens
+  // differ in two bits of the swizzle, their features in the third.
+  __device__ __forceinline__ void stage(const float* words, uint32_t target) const {
+    const int token = place.lane % 4 * 2;                      // + j, + 8 for each c
+    const int feature = place.warp % 2 * 16 + place.lane / 4;  // + 8 for each i, in its box
+    const uint32_t box = target + place.warp / 2 * (kPieceTokens * kRowBytes);
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const int chunk = (feature + 8 * i) / 4 ^ (token + j);
+        const uint32_t address = box + (token + j) * kRowBytes + chunk * 16 + feature % 4 * 4;
+#pragma unroll
+        for (int c = 0; c < kPieceTokens / 8; ++c) {
+          ptx::store_float(address + c * 8 * kRowBytes, words[4 * c + 2 * i + j]);
+        }
+      }
     }
   }
 };

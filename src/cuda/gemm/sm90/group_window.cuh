@@ -1,6 +1,7 @@
 // From group sizes in device memory to tiles: which group a tile's number belongs
 // to, and how one warp of each block claims numbers from a counter that all blocks
-// share. Tiles are numbered group by group. Used by both kernels' schedulers.
+// share. Tiles are numbered group by group, in each of two classes of groups. Used by
+// both kernels' schedulers.
 #pragma once
 
 #include "base/math.h"
@@ -46,9 +47,35 @@ struct GroupWindow {
   int row_begin = 0, row_end = 0;
   int tile_begin = 0, tile_end = 0;
   int last_row = 0, last_tile = 0;  // ends of the window: of all groups so far
+  const int small_rows;             // TileClasses
+  bool is_small = false;            // the class whose tiles count
 
-  __device__ GroupWindow(const DeviceGroups& groups, int num_rows, TilesOf tiles_of)
-      : groups(groups), num_rows(num_rows), tiles_of(tiles_of), upcoming(load(0)) {}
+  __device__ GroupWindow(const DeviceGroups& groups, int num_rows, TilesOf tiles_of, int small_rows)
+      : groups(groups), num_rows(num_rows), tiles_of(tiles_of), small_rows(small_rows) {
+    rewind();
+  }
+
+  // As many of the blocks as the small groups' work is of all work, so that both classes
+  // end together. Every block comes to the same number.
+  __device__ int blocks_for_small() const {
+    float all = 0.0f, small = 0.0f;
+#pragma unroll 4
+    for (int first = 0; first < groups.num_groups; first += 32) {
+      int rows = clamped(load(first));
+      if (groups.cumulative && first + lane_index() > 0)
+        rows = max(0, rows - clamped(load(first - 1)));
+      const float work = tiles_of.work(rows);
+      all += work;
+      if (rows <= small_rows) small += work;
+    }
+#pragma unroll
+    for (int step = 16; step > 0; step /= 2) {
+      all += __shfl_xor_sync(kWholeWarp, all, step);
+      small += __shfl_xor_sync(kWholeWarp, small, step);
+    }
+    return all > 0.0f ? min(static_cast<int>(small / all * gridDim.x), static_cast<int>(gridDim.x))
+                      : 0;
+  }
 
   // Groups past the last one are empty: size 0, or an end of 0. NOTE: a load and
   // nothing else; whatever works on the value here would wait for it.
@@ -76,22 +103,29 @@ struct GroupWindow {
   __device__ __forceinline__ bool has_more() const { return next_group < groups.num_groups; }
 
   __device__ __forceinline__ void advance() {
-    const int current = clamped(upcoming);
+    const int entry = clamped(upcoming);
     const bool exists = next_group + lane_index() < groups.num_groups;
     next_group += 32;
     upcoming = load(next_group);  // early: its latency passes under the tile in between
     row_end =
-        combined(last_row, inclusive_scan(current, [&](int a, int b) { return combined(a, b); }));
+        combined(last_row, inclusive_scan(entry, [&](int a, int b) { return combined(a, b); }));
     const int before = __shfl_up_sync(kWholeWarp, row_end, 1);
     row_begin = lane_index() == 0 ? last_row : before;
-    const int tiles = exists ? tiles_of(row_end - row_begin) : 0;
+    const bool counts = exists && (row_end - row_begin <= small_rows) == is_small;
+    const int tiles = counts ? tiles_of(row_end - row_begin) : 0;
     tile_end = last_tile + inclusive_scan(tiles, [](int a, int b) { return a + b; });
     tile_begin = tile_end - tiles;
     last_row = __shfl_sync(kWholeWarp, row_end, 31);
     last_tile = __shfl_sync(kWholeWarp, tile_end, 31);
   }
 
-  // Numbers are asked for in rising order, by all 32 lanes.
+  // Back before the first window.
+  __device__ __forceinline__ void rewind() {
+    next_group = last_row = last_tile = tile_begin = tile_end = 0;
+    upcoming = load(0);
+  }
+
+  // Numbers are asked for in rising order since the last rewind(), by all 32 lanes.
   __device__ __forceinline__ GroupTile find(int number) {
     while (number >= last_tile) {
       if (!has_more()) return {-1, 0, 0, 0};
@@ -106,14 +140,58 @@ struct GroupWindow {
   }
 };
 
+// Where a block stands: the class it works on. One warp.
+struct ClassCursor {
+  const TileClasses& classes;
+  const int small_blocks;  // of all blocks, those that start with the small class, evenly spread
+  bool is_small;
+  int left;  // classes that may still have tiles, this one included
+
+  __device__ ClassCursor(const TileClasses& classes, int small_blocks)
+      : classes(classes),
+        small_blocks(small_blocks),
+        is_small(before(blockIdx.x + 1) > before(blockIdx.x)),
+        left(classes.small_rows > 0 ? 2 : 1) {}
+
+  // Blocks before this one that start with the small class.
+  __device__ __forceinline__ int before(int block) const {
+    return static_cast<int>(static_cast<unsigned>(block) * small_blocks / gridDim.x);
+  }
+  __device__ __forceinline__ int first() const {
+    const int b = before(blockIdx.x);
+    return is_small ? b : blockIdx.x - b;
+  }
+  __device__ __forceinline__ int claim() const {
+    const int starters = is_small ? small_blocks : gridDim.x - small_blocks;
+    int number = 0;
+    if (lane_index() == 0)
+      number = starters + static_cast<int>(atomicAdd(&classes.claims[is_small], 1u));
+    return __shfl_sync(kWholeWarp, number, 0);
+  }
+  // Goes to the other class, if it has not been there.
+  __device__ __forceinline__ bool next() {
+    if (--left <= 0) return false;
+    is_small = !is_small;
+    return true;
+  }
+};
+
 // All 32 lanes of one warp: tiles until the last one, through the ring in shared
-// memory. tile_of(number) is asked with rising numbers.
-template <class SharedMemory, class TileOf>
-__device__ __forceinline__ void hand_out_tiles(SharedMemory& shared, unsigned* claims,
-                                               const TileOf& tile_of) {
-  int number = blockIdx.x;
+// memory. scheduler.tile(number) gives the end where there is no such tile.
+template <class SharedMemory, class Scheduler>
+__device__ __forceinline__ void hand_out_tiles(SharedMemory& shared, const TileClasses& classes,
+                                               Scheduler& scheduler) {
+  auto& window = scheduler.window;
+  ClassCursor cursor{classes, classes.small_rows > 0 ? window.blocks_for_small() : 0};
+  window.is_small = cursor.is_small;
+  int number = cursor.first();
   for (Cursor<kTileRing> ring;; ring.next()) {
-    const auto next = tile_of(number);
+    auto next = scheduler.tile(number);
+    while (next.is_end() && cursor.next()) {
+      window.is_small = cursor.is_small;
+      window.rewind();
+      next = scheduler.tile(cursor.claim());
+    }
     if (lane_index() == 0) {
       shared.tile[ring.slot] = next;
       ptx::mbarrier_arrive(shared.tile_full[ring.slot]);
@@ -122,8 +200,7 @@ __device__ __forceinline__ void hand_out_tiles(SharedMemory& shared, unsigned* c
     // Claim late: a queued tile is one that no idle block can take (+1-4 % on
     // random sizes, H200, 2026-11-22, gemm_m prototype).
     ptx::mbarrier_wait(shared.tile_read[ring.slot], ring.parity);
-    if (lane_index() == 0) number = static_cast<int>(gridDim.x + atomicAdd(claims, 1u));
-    number = __shfl_sync(kWholeWarp, number, 0);
+    number = cursor.claim();
   }
 }
 

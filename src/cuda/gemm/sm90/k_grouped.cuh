@@ -4,6 +4,7 @@
 //
 //   warp 0       producer: one thread tells the copy engine what to load
 //   warp 1       scheduler: turns claimed numbers into tiles
+//   warp 2       where the output is added to: the courier of old and new values
 //   warps 4-11   two consumer warpgroups, 64 rows of out each: multiply, store
 //
 // Both operands lie in shared memory as the copy engine brings them, 64 token rows of
@@ -15,7 +16,7 @@
 // feature, too, the copy engine fills in zeros, and does not store.
 #pragma once
 
-#include "cuda/gemm/sm90/k_grouped_epilogue.cuh"
+#include "cuda/gemm/sm90/k_grouped_add_epilogue.cuh"
 #include "cuda/gemm/sm90/wgmma.cuh"
 
 namespace gg::cuda::sm90 {
@@ -156,7 +157,7 @@ struct KGroupedConsumer {
       keeps = 1;
       ptx::wgmma_wait<1>();
       if (kb > 0) release(previous);
-      epilogue.step();
+      epilogue.step(place);
       previous = at.slot;
       at.next();
     }
@@ -176,7 +177,7 @@ struct KGroupedConsumer {
         ptx::wgmma_wait<1>();
         release(previous);
       }
-      epilogue.step();
+      epilogue.step(place);
       previous = at.slot;
       at.next();
     }
@@ -211,9 +212,13 @@ struct KGroupedConsumer {
     }
 
     if (tile.columns <= 64) return run_tile<64>(all, tile, place);
-    if (tile.columns <= 128) return run_tile<128>(all, tile, place);
-    if (tile.columns <= 192) return run_tile<192>(all, tile, place);
-    return run_tile<256>(all, tile, place);
+    if constexpr (Policy::kTileColumns == 128) {
+      return run_tile<128>(all, tile, place);
+    } else {
+      if (tile.columns <= 128) return run_tile<128>(all, tile, place);
+      if (tile.columns <= 192) return run_tile<192>(all, tile, place);
+      return run_tile<256>(all, tile, place);
+    }
   }
 
   __device__ __forceinline__ void run() {
@@ -236,6 +241,13 @@ __global__ void __launch_bounds__(kThreads, 1)
   if (threadIdx.x == 0) {
     if (ptx::shared_address(shared_bytes) % alignof(Memory) != 0) __trap();
     init_barriers(shared);
+    for (int w = 0; w < kConsumerWarps; ++w) {
+      for (int i = 0; i < Policy::kSlabs; ++i) {
+        ptx::mbarrier_init(shared.slab_loaded[w][i], 1);
+        ptx::mbarrier_init(shared.slab_added[w][i], 1);
+      }
+    }
+    ptx::fence_mbarrier_init();
   }
   __syncthreads();
 
@@ -244,11 +256,14 @@ __global__ void __launch_bounds__(kThreads, 1)
     ptx::give_registers<kKGroupedProducerRegisters>();
     if (warp == 0 && ptx::elect()) produce(shared, args);
     if (warp == 1) KGroupedScheduler<Policy, Epilogue::kSkipsEmpty>{args}.run(shared);
+    if constexpr (Policy::kHasCourier) {
+      if (warp == 2 && ptx::elect()) typename Epilogue::Carrier{shared, args}.run();
+    }
   } else {
     ptx::take_registers<kKGroupedConsumerRegisters>();
     const int consumer_warp = warp - kWarpgroup / 32;
     KGroupedConsumer<Policy, In, Epilogue>{shared, args, consumer_warp / 4, consumer_warp % 4,
-                                           Epilogue(args, shared.slabs[consumer_warp])}
+                                           Epilogue(args, shared, consumer_warp)}
         .run();
   }
 }

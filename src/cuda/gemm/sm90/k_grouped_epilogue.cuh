@@ -1,9 +1,9 @@
 // What happens to a K-grouped tile's accumulators. An epilogue belongs to one
 // consumer warp (no warp waits for another), and k_grouped.cuh calls it in this order:
 //
-//   step()             under each k-block of the next tile: a piece of the tile before
-//   finish()           after that tile's last k-block: all that is left of the tile before
-//   take(acc, place)   a tile is done: keep it, or store it at once
+//   step(place)        under each k-block of a tile: a piece of the tile before
+//   finish()           after its last k-block: all that is left of the tile before
+//   take(acc, place)   the tile is done: keep it, or store it at once
 //   zero(place)        instead of a tile whose group is empty; nothing is staged then
 //   drain()            at the end of the kernel, after finish()
 //
@@ -33,13 +33,15 @@ __device__ __forceinline__ uint32_t swizzled(int row, int chunk) {
 
 // A warp's way to global memory: fill() one slab while the copy engine reads the
 // other, then send() it, best a k-block later, since the fence waits for the fill.
-template <bool kAdds>
 struct SlabWriter {
+  static constexpr int kSlabs = KGroupedWide::kSlabs;
+
   const CUtensorMap& out;
   const uint32_t slabs;
   int slab = 0;
 
-  __device__ __forceinline__ SlabWriter(const CUtensorMap& out, const WarpSlabs& slabs)
+  __device__ __forceinline__ SlabWriter(const CUtensorMap& out,
+                                        const uint8_t (&slabs)[kSlabs][kSlabBytes])
       : out(out), slabs(ptx::shared_address(slabs)) {}
 
   // NOTE: every fill is sent before the next fill, by the same thread, whose count
@@ -55,15 +57,32 @@ struct SlabWriter {
     ptx::fence_proxy_async();
     __syncwarp();  // the slab is full
     if (ptx::elect()) {
-      if constexpr (kAdds) {
-        ptx::add_3d(out, slabs + slab * kSlabBytes, column, row, expert);
-      } else {
-        ptx::store_3d(out, slabs + slab * kSlabBytes, column, row, expert);
-      }
+      ptx::store_3d(out, slabs + slab * kSlabBytes, column, row, expert);
       ptx::commit_stores();
     }
     __syncwarp();
     slab = (slab + 1) % kSlabs;
+  }
+
+  // All slabs at once, which spares fences: fill_slab(address, i) for slab i.
+  template <class Fill>
+  __device__ __forceinline__ void fill_and_send_all(int expert, int row, int column,
+                                                    int piece_columns, const Fill& fill_slab) {
+    if (ptx::elect()) ptx::wait_stores_read<0>();
+    __syncwarp();  // the slabs are free
+#pragma unroll
+    for (int i = 0; i < kSlabs; ++i) fill_slab(slabs + i * kSlabBytes, i);
+    ptx::fence_proxy_async();
+    __syncwarp();  // they are full
+    if (ptx::elect()) {
+#pragma unroll
+      for (int i = 0; i < kSlabs; ++i) {
+        ptx::store_3d(out, slabs + i * kSlabBytes, column + i * piece_columns, row, expert);
+        ptx::commit_stores();
+      }
+    }
+    __syncwarp();
+    slab = 0;
   }
 
   // One zeroed slab stored everywhere.
@@ -90,67 +109,34 @@ struct SlabWriter {
   }
 };
 
-// 16-bit output, rounded to registers so that the next tile starts at once; a piece
-// of 64 columns leaves under each of its k-blocks (+12-19 % at 512 rows a group,
-// H200, 2026-11-22, gemm_k prototype). kAdds: to what is there, rounded once.
-// Missing: old values that are read while the tile is still multiplied.
-template <typename T, bool kAdds>
-struct DeferredStore {
+// Output rounded to 16 bits in registers so that the next tile starts at once; a piece
+// of 64 columns leaves under each of its k-blocks (+12-19 % at 512 rows a group, H200,
+// 2026-11-22, gemm_k prototype).
+template <class Policy, typename T>
+struct RoundedStore {
   static constexpr int kPieceColumns = 64;
-  static constexpr bool kSkipsEmpty = kAdds;
+  static constexpr int kPieces = Policy::kTileColumns / kPieceColumns;
+  static constexpr bool kSkipsEmpty = false;
 
-  const KGroupedArgs& args;
-
-  SlabWriter<false> writer;
+  SlabWriter writer;
   WarpPlace place{};
-  uint32_t packed[KGroupedPolicy::kTileColumns / 4];
+  uint32_t packed[Policy::kTileColumns / 4];
   int pieces = 0, filled = 0, sent = 0;
 
-  __device__ DeferredStore(const KGroupedArgs& args, const WarpSlabs& slabs)
-      : args(args), writer(args.out, slabs) {}
+  __device__ RoundedStore(const KGroupedArgs& args, KGroupedShared<Policy>& shared, int warp)
+      : writer(args.out, shared.slabs[warp]) {}
 
   template <int kWidth>
   __device__ __forceinline__ void take(const float (&acc)[kWidth / 2], const WarpPlace& finished) {
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      [[maybe_unused]] const OldRow old(args, finished, lane_index() / 4 + 8 * i);
-#pragma unroll
-      for (int c = 0; c < kWidth / 8; ++c) {
-        float2 sum = make_float2(acc[4 * c + 2 * i], acc[4 * c + 2 * i + 1]);
-        if constexpr (kAdds) {
-          const float2 before = old.pair(8 * c);
-          sum = make_float2(before.x + sum.x, before.y + sum.y);
-        }
-        packed[2 * c + i] = ptx::pack<T>(sum.x, sum.y);
-      }
-    }
+    for (int i = 0; i < kWidth / 4; ++i) packed[i] = ptx::pack<T>(acc[2 * i], acc[2 * i + 1]);
     place = finished;
     pieces = divide_up(place.columns, kPieceColumns);
     filled = sent = 0;
   }
 
-  // This lane's elements in a row of a warp's part of out, as they were; zeros where
-  // there are none.
-  struct OldRow {
-    const T* source;
-    int columns_left;  // from source on
-
-    __device__ __forceinline__ OldRow(const KGroupedArgs& args, const WarpPlace& at, int row) {
-      const int column = at.column + lane_index() % 4 * 2;
-      source = static_cast<const T*>(args.old) + at.expert * args.old_matrix_pitch +
-               (at.row + row) * args.old_row_pitch + column;
-      columns_left = at.row + row < args.out_rows ? args.out_columns - column : 0;
-    }
-    __device__ __forceinline__ float2 pair(int offset) const {
-      float2 values = make_float2(0.0f, 0.0f);
-      if (offset < columns_left) values.x = to_float(source[offset]);
-      if (offset + 1 < columns_left) values.y = to_float(source[offset + 1]);
-      return values;
-    }
-  };
-
   // Sends the piece filled last time, and fills the next one.
-  __device__ __forceinline__ void step() {
+  __device__ __forceinline__ void step(const WarpPlace&) {
     if (sent >= pieces) return;
     if (filled > sent) {
       writer.send(place.expert, place.row, place.column + sent * kPieceColumns);
@@ -158,7 +144,7 @@ struct DeferredStore {
     }
     if (filled == pieces) return;
 #pragma unroll
-    for (int p = 0; p < KGroupedPolicy::kTileColumns / kPieceColumns; ++p) {
+    for (int p = 0; p < kPieces; ++p) {
       if (p == filled) {  // registers have no run-time index
         writer.fill([&](uint32_t slab) { fill(slab, &packed[p * kPieceColumns / 4]); });
       }
@@ -177,7 +163,7 @@ struct DeferredStore {
   }
 
   __device__ __forceinline__ void finish() {
-    while (sent < pieces) step();
+    while (sent < pieces) step(place);
   }
   __device__ __forceinline__ void zero(const WarpPlace& at) {
     writer.send_zeros(at, kPieceColumns);
@@ -185,54 +171,100 @@ struct DeferredStore {
   __device__ __forceinline__ void drain() { writer.drain(); }
 };
 
-// fp32 output at once, stored or added to what is there (each element once, so the
-// result has one order). Adding reaches 0.66 of the floor of reading and writing out;
-// old values loaded into the accumulators 0.74, but for ping-pong warpgroups only
-// (H200, 2026-11-22, gemm_k prototype).
-// Missing: a store that hides under the next tile.
-template <bool kAdds>
+// Where a lane's eight-byte pairs of a 16 x 32 slab of fp32 lie: of the row lane / 4
+// and the one eight below, columns 8 j + 2 (lane % 4). Odd rows are asked for their
+// blocks of eight columns in another order (block()), so that the pairs of half a warp
+// lie in different banks.
+struct FloatPairs {
+  uint32_t low;
+  int chunk;
+  bool is_odd;
+
+  __device__ __forceinline__ explicit FloatPairs(uint32_t slab) {
+    const int lane = lane_index(), row = lane / 4;
+    is_odd = row & 1;
+    low = slab + row * kRowBytes + (lane & 1) * 8;
+    chunk = (lane >> 1 & 1) ^ (row & 7) ^ (is_odd ? 4 : 0);
+  }
+  __device__ __forceinline__ uint32_t address(int j, int i) const {
+    return low + (((j << 1) ^ chunk) << 4) + i * 8 * kRowBytes;
+  }
+  // words[4 j + 2 i + k] of the block that address(j, i) stands for.
+  __device__ __forceinline__ float word(const float* words, int j, int i, int k) const {
+    return is_odd ? words[(j ^ 2) * 4 + 2 * i + k] : words[j * 4 + 2 * i + k];
+  }
+};
+
+// fp32 output. 64 registers keep the last 128 columns of a tile, of which a piece of 32
+// leaves under each k-block of the next one; the columns before them leave at once.
+template <class Policy>
 struct FloatStore {
   static constexpr int kPieceColumns = 32;
-  static constexpr bool kSkipsEmpty = kAdds;
+  static constexpr int kPieceWords = kPieceColumns / 2;
+  static constexpr int kKeptColumns = 128;
+  static constexpr int kPieces = kKeptColumns / kPieceColumns;
+  static constexpr bool kSkipsEmpty = false;
 
-  SlabWriter<kAdds> writer;
+  SlabWriter writer;
+  WarpPlace place{};  // of the kept columns
+  float kept[kKeptColumns / 2];
+  int pieces = 0, filled = 0, sent = 0;
 
-  __device__ FloatStore(const KGroupedArgs& args, const WarpSlabs& slabs)
-      : writer(args.out, slabs) {}
+  __device__ FloatStore(const KGroupedArgs& args, KGroupedShared<Policy>& shared, int warp)
+      : writer(args.out, shared.slabs[warp]) {}
 
   template <int kWidth>
-  __device__ __forceinline__ void take(const float (&acc)[kWidth / 2], const WarpPlace& place) {
+  __device__ __forceinline__ void take(const float (&acc)[kWidth / 2], const WarpPlace& finished) {
+    constexpr int kAtOnce = kWidth > kKeptColumns ? kWidth - kKeptColumns : 0;
 #pragma unroll
-    for (int c = 0; c < kWidth; c += kPieceColumns) {
-      if (c >= place.columns) break;
-      writer.fill([&](uint32_t slab) { fill(slab, &acc[c / 2]); });
-      writer.send(place.expert, place.row, place.column + c);
+    for (int c = 0; c < kAtOnce; c += SlabWriter::kSlabs * kPieceColumns) {
+      writer.fill_and_send_all(
+          finished.expert, finished.row, finished.column + c, kPieceColumns,
+          [&](uint32_t slab, int i) { fill(slab, &acc[c / 2 + i * kPieceWords]); });
     }
+#pragma unroll
+    for (int i = kAtOnce / 2; i < kWidth / 2; ++i) ptx::move(kept[i - kAtOnce / 2], acc[i]);
+    place = finished;
+    place.column += kAtOnce;
+    pieces = divide_up(place.columns - kAtOnce, kPieceColumns);
+    filled = sent = 0;
   }
 
-  // Odd rows store their blocks of eight columns in another order, so that the
-  // eight-byte stores of half a warp hit all banks once.
-  __device__ __forceinline__ static void fill(uint32_t slab, const float* acc) {
-    const int lane = lane_index(), row = lane / 4;
-    const bool is_odd = row & 1;
-    const uint32_t low = slab + row * kRowBytes + (lane & 1) * 8;
-    const int chunk = (lane >> 1 & 1) ^ (row & 7) ^ (is_odd ? 4 : 0);
+  // Sends the piece filled last time, and fills the next one.
+  __device__ __forceinline__ void step(const WarpPlace&) {
+    if (sent >= pieces) return;
+    if (filled > sent) {
+      writer.send(place.expert, place.row, place.column + sent * kPieceColumns);
+      ++sent;
+    }
+    if (filled == pieces) return;
+#pragma unroll
+    for (int p = 0; p < kPieces; ++p) {
+      if (p == filled) {  // registers have no run-time index
+        writer.fill([&](uint32_t slab) { fill(slab, &kept[p * kPieceWords]); });
+      }
+    }
+    ++filled;
+  }
+
+  __device__ __forceinline__ static void fill(uint32_t slab, const float* words) {
+    const FloatPairs pairs(slab);
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
-      const float* even = acc + j * 4;
-      const float* odd = acc + (j ^ 2) * 4;
-      const uint32_t address = low + (((j << 1) ^ chunk) << 4);
-      ptx::store_pair(address, is_odd ? odd[0] : even[0], is_odd ? odd[1] : even[1]);
-      ptx::store_pair(address + 8 * kRowBytes, is_odd ? odd[2] : even[2],
-                      is_odd ? odd[3] : even[3]);
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        ptx::store_pair(pairs.address(j, i), pairs.word(words, j, i, 0),
+                        pairs.word(words, j, i, 1));
+      }
     }
   }
 
-  __device__ __forceinline__ void zero(const WarpPlace& at) {
-    if constexpr (!kAdds) writer.send_zeros(at, kPieceColumns);
+  __device__ __forceinline__ void finish() {
+    while (sent < pieces) step(place);
   }
-  __device__ __forceinline__ void step() {}
-  __device__ __forceinline__ void finish() {}
+  __device__ __forceinline__ void zero(const WarpPlace& at) {
+    writer.send_zeros(at, kPieceColumns);
+  }
   __device__ __forceinline__ void drain() { writer.drain(); }
 };
 

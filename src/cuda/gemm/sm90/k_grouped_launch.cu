@@ -1,10 +1,11 @@
-// K-grouped GEMM on Hopper: descriptors, the counter of claims, the launch.
+// K-grouped GEMM on Hopper: descriptors, the counters of claims, the launch.
 // Kernel: k_grouped.cuh. Choice: k_grouped_policy.cc.
 #include "cuda/gemm/sm90/k_grouped_launch.h"
 
 #include "cuda/common/launch.h"
 #include "cuda/common/number.cuh"
 #include "cuda/gemm/sm90/door.h"
+#include "cuda/gemm/sm90/policy.h"
 #include "cuda/gemm/sm90/tensor_maps.h"
 
 namespace gg::cuda::sm90 {
@@ -29,16 +30,13 @@ void gmm_wgrad(const GmmPlan& plan, const GmmWgradProblem& problem, Workspace wo
                Stream stream) {
   const KGroupedRoles roles = roles_of(problem);
   unsigned* claims = static_cast<unsigned*>(workspace.data);
-  check("gmm_wgrad", "clear its counter",
-        cudaMemsetAsync(claims, 0, sizeof(unsigned), to_cuda(stream)));
+  check("gmm_wgrad", "clear its counters",
+        cudaMemsetAsync(claims, 0, kClaimsBytes, to_cuda(stream)));
   const Workspace for_groups{static_cast<char*>(workspace.data) + kClaimsBytes,
                              workspace.bytes - kClaimsBytes};
   KGroupedArgs args{};
-  args.old = problem.out.data;
-  args.old_matrix_pitch = problem.out.stride(0);
-  args.old_row_pitch = problem.out.stride(roles.row_dim);
   args.groups = to_device("gmm_wgrad", problem.groups, for_groups, to_cuda(stream));
-  args.claims = claims;
+  args.classes = {claims, plan.policy.small_rows > 0 ? plan.policy.small_rows : -1};
   args.num_rows = static_cast<int>(problem.dy.size(0));
   args.out_rows = static_cast<int>(roles.left.size(1));
   args.out_columns = static_cast<int>(roles.right.size(1));

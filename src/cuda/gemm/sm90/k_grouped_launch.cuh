@@ -10,17 +10,34 @@
 namespace gg::cuda::sm90 {
 
 template <typename In, WgradStore kStore>
-using WgradEpilogueOf =
-    std::conditional_t<kStore == WgradStore::kRounded || kStore == WgradStore::kAddRounded,
-                       DeferredStore<In, kStore == WgradStore::kAddRounded>,
-                       FloatStore<kStore == WgradStore::kAddFloat>>;
+struct WgradKernel;
+template <typename In>
+struct WgradKernel<In, WgradStore::kRounded> {
+  using Policy = KGroupedWide;
+  using Epilogue = RoundedStore<Policy, In>;
+};
+template <typename In>
+struct WgradKernel<In, WgradStore::kFloat> {
+  using Policy = KGroupedWide;
+  using Epilogue = FloatStore<Policy>;
+};
+template <typename In>
+struct WgradKernel<In, WgradStore::kAddRounded> {
+  using Policy = KGroupedNarrow;
+  using Epilogue = AddStore<Policy, In>;
+};
+template <typename In>
+struct WgradKernel<In, WgradStore::kAddFloat> {
+  using Policy = KGroupedNarrow;
+  using Epilogue = AddStore<Policy, float>;
+};
 
 template <typename In, WgradStore kStore>
 void launch_k_grouped(const KGroupedArgs& args, unsigned num_blocks, cudaStream_t stream) {
-  using Policy = KGroupedPolicy;
+  using Policy = WgradKernel<In, kStore>::Policy;
   using Memory = KGroupedShared<Policy>;
   static_assert(sizeof(Memory) <= Policy::kSharedBytes);
-  const auto kernel = k_grouped_gemm<Policy, In, WgradEpilogueOf<In, kStore>>;
+  const auto kernel = k_grouped_gemm<Policy, In, typename WgradKernel<In, kStore>::Epilogue>;
   allow_shared_bytes("gmm_wgrad", kernel, sizeof(Memory));
   kernel<<<num_blocks, kThreads, sizeof(Memory), stream>>>(args);
   check_launch("gmm_wgrad");

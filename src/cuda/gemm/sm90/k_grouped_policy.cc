@@ -9,11 +9,15 @@
 namespace gg::cuda::sm90 {
 namespace {
 
+int64_t tile_columns(const GmmWgradProblem& problem) {
+  return problem.accumulate ? KGroupedNarrow::kTileColumns : KGroupedWide::kTileColumns;
+}
+
 // At most 2^45: what is larger has been refused before.
 int64_t tiles_per_group(const GmmWgradProblem& problem) {
   const KGroupedRoles roles = roles_of(problem);
-  return base::ceil_div(problem.out.size(roles.row_dim), KGroupedPolicy::kTileRows) *
-         base::ceil_div(problem.out.size(roles.column_dim), KGroupedPolicy::kTileColumns);
+  return base::ceil_div(problem.out.size(roles.row_dim), KGroupedWide::kTileRows) *
+         base::ceil_div(problem.out.size(roles.column_dim), tile_columns(problem));
 }
 
 }  // namespace
@@ -23,7 +27,7 @@ std::string_view refusal(const GmmWgradProblem& problem, const DeviceLimits& lim
   const TensorView& tokens = problem.tokens;
   const TensorView& out = problem.out;
   if (!is_built()) return "this build has no kernels for architecture 90a";
-  if (limits.shared_bytes_per_block < KGroupedPolicy::kSharedBytes) {
+  if (limits.shared_bytes_per_block < KGroupedWide::kSharedBytes) {
     return "the device grants a block too little shared memory";
   }
   if (dy.dtype != DType::kBFloat16 && dy.dtype != DType::kFloat16) {
@@ -60,7 +64,10 @@ KGroupedRoles roles_of(const GmmWgradProblem& problem) {
 void plan_gmm_wgrad(GmmPlan& plan, const GmmWgradProblem& problem, const DeviceLimits& limits) {
   const int64_t num_tiles =
       problem.out.num_elements() == 0 ? 0 : problem.out.size(0) * tiles_per_group(problem);
-  plan.policy = {KGroupedPolicy::kTileRows, KGroupedPolicy::kTileColumns, KGroupedPolicy::kTileK};
+  plan.policy = {.tile_m = KGroupedWide::kTileRows,
+                 .tile_n = static_cast<int>(tile_columns(problem)),
+                 .tile_k = KGroupedWide::kTileK,
+                 .small_rows = small_rows_for(problem.dy.size(0), problem.groups.num_groups)};
   plan.num_blocks = base::clamp(num_tiles, 1, base::max(1, limits.num_sms));
   plan.workspace_bytes = kClaimsBytes + groups_workspace_bytes(problem.groups);
 }

@@ -12,7 +12,7 @@ namespace gg::cuda::sm90 {
 // rows a group, worse at N = 2880), ping-pong 128 x 128 10 % slower; dynamic claims
 // +5 % on random sizes; cluster of 2 +3 %, left out for its complexity.
 // Missing: policies for groups of a few rows, and for fp32 outputs.
-struct KGroupedPolicy {
+struct KGroupedWide {
   static constexpr int kTileRows = 128;     // two consumer warpgroups of 64
   static constexpr int kTileColumns = 256;  // at most; out's columns are cut into equal tiles
   static constexpr int kColumnStep = 64;    // granularity of a tile's width: a box
@@ -20,9 +20,20 @@ struct KGroupedPolicy {
   static constexpr int kStages = 4;         // k-blocks in shared memory
   static constexpr int kClaimLead = 4;      // k-blocks before its end that a tile claims the next
 
-  // Shared memory: the stages, 32 KB to stage the output, tiles and barriers.
+  static constexpr int kSlabs = 2;            // of 2 KB, for each of eight warps
+  static constexpr bool kHasCourier = false;  // k_grouped_add_epilogue.cuh
+
+  // Shared memory: the stages, the slabs, tiles and barriers.
   static constexpr int64_t kSharedBytes =
-      kStages * (kTileRows + kTileColumns) * kTileK * 2 + 32 * 1024 + 1024;
+      kStages * (kTileRows + kTileColumns) * kTileK * 2 + kSlabs * 16 * 1024 + 1024;
+};
+
+// For output that is added to what is there: half the tile, for registers and shared
+// memory that hide the reading of old values.
+struct KGroupedNarrow : KGroupedWide {
+  static constexpr int kTileColumns = 128;
+  static constexpr int kSlabs = 6;
+  static constexpr bool kHasCourier = true;
 };
 
 // Out's contiguous dimension decides: dy is left for out [E, N, K], the tokens are

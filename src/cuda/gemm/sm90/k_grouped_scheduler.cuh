@@ -11,8 +11,6 @@ namespace gg::cuda::sm90 {
 inline constexpr int kBoxFeatures = 64;  // 128 bytes: a row of the copy engine's swizzle
 inline constexpr int kWarpRows = 16;     // of a wgmma tile that one warp holds
 inline constexpr int kSlabBytes = kWarpRows * kRowBytes;
-inline constexpr int kSlabs = 2;
-using WarpSlabs = uint8_t[kSlabs][kSlabBytes];  // output on its way, of a consumer warp
 
 // A tile of out and the rows that are summed up for it.
 struct alignas(16) KGroupedTile {
@@ -32,17 +30,22 @@ struct alignas(16) KGroupedTile {
 template <class Policy>
 struct alignas(1024) KGroupedShared {
   static constexpr int kStages = Policy::kStages;
+  static constexpr int kTileReaders = kConsumerWarps + 1 + (Policy::kHasCourier ? 1 : 0);
   static constexpr int kBoxBytes = Policy::kTileK * kRowBytes;  // 64 features of 64 rows
   static constexpr int kLeftBytes = Policy::kTileRows / kBoxFeatures * kBoxBytes;
   static constexpr int kStageBytes = kLeftBytes + Policy::kTileColumns / kBoxFeatures * kBoxBytes;
 
-  uint8_t stage[kStages][kStageBytes];  // boxes of left, then of right
-  WarpSlabs slabs[kConsumerWarps];
+  uint8_t stage[kStages][kStageBytes];                        // boxes of left, then of right
+  uint8_t slabs[kConsumerWarps][Policy::kSlabs][kSlabBytes];  // output on its way
   KGroupedTile tile[kTileRing];
   uint64_t full[kStages];         // the copy engine has filled the stage
   uint64_t empty[kStages];        // every consumer warp has multiplied it
   uint64_t tile_full[kTileRing];  // the scheduler has written the tile
   uint64_t tile_read[kTileRing];  // the consumers have read it, and the producer nears its end
+
+  // Of slabs, k_grouped_add_epilogue.cuh: old values are there, sums are added to them.
+  uint64_t slab_loaded[kConsumerWarps][Policy::kSlabs];
+  uint64_t slab_added[kConsumerWarps][Policy::kSlabs];
 };
 
 struct TilesOfEveryGroup {
@@ -51,6 +54,9 @@ struct TilesOfEveryGroup {
 
   __device__ __forceinline__ int operator()(int rows) const {
     return rows == 0 && skips_empty ? 0 : tiles_per_group;
+  }
+  __device__ __forceinline__ float work(int rows) const {
+    return rows == 0 && skips_empty ? 0 : max(rows, 128) + 64.0f;
   }
 };
 
@@ -61,7 +67,7 @@ struct KGroupedScheduler {
   const int row_tiles = divide_up(args.out_rows, Policy::kTileRows);
   const int column_tiles = divide_up(args.out_columns, Policy::kTileColumns);
   GroupWindow<TilesOfEveryGroup> window{
-      args.groups, args.num_rows, {row_tiles * column_tiles, kSkipsEmpty}};
+      args.groups, args.num_rows, {row_tiles * column_tiles, kSkipsEmpty}, args.classes.small_rows};
 
   // The shorter side runs fastest, so that tiles in flight share operands in L2.
   __device__ KGroupedTile tile(int number) {
@@ -90,7 +96,7 @@ struct KGroupedScheduler {
   }
 
   __device__ void run(KGroupedShared<Policy>& shared) {
-    hand_out_tiles(shared, args.claims, [this](int number) { return tile(number); });
+    hand_out_tiles(shared, args.classes, *this);
   }
 };
 

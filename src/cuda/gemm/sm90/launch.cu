@@ -1,4 +1,4 @@
-// Grouped GEMM on Hopper: descriptors, the counter of claims, the launch.
+// Grouped GEMM on Hopper: descriptors, the counters of claims, the launch.
 // Kernel: m_grouped.cuh. Choice: policy.cc.
 #include "cuda/gemm/sm90/launch.h"
 
@@ -37,12 +37,16 @@ constexpr Row kRows[] = {
     row<__nv_bfloat16, kN, __nv_bfloat16, kCopy>(kBf16, kBf16),
     row<__nv_bfloat16, kK, __nv_bfloat16, kThreads>(kBf16, kBf16),
     row<__nv_bfloat16, kN, __nv_bfloat16, kThreads>(kBf16, kBf16),
+    row<__nv_bfloat16, kK, float, kCopy>(kBf16, kFp32),
+    row<__nv_bfloat16, kN, float, kCopy>(kBf16, kFp32),
     row<__nv_bfloat16, kK, float, kThreads>(kBf16, kFp32),
     row<__nv_bfloat16, kN, float, kThreads>(kBf16, kFp32),
     row<__half, kK, __half, kCopy>(kFp16, kFp16),
     row<__half, kN, __half, kCopy>(kFp16, kFp16),
     row<__half, kK, __half, kThreads>(kFp16, kFp16),
     row<__half, kN, __half, kThreads>(kFp16, kFp16),
+    row<__half, kK, float, kCopy>(kFp16, kFp32),
+    row<__half, kN, float, kCopy>(kFp16, kFp32),
     row<__half, kK, float, kThreads>(kFp16, kFp32),
     row<__half, kN, float, kThreads>(kFp16, kFp32),
 };
@@ -61,14 +65,15 @@ bool is_built() { return true; }
 void gmm(const GmmPlan& plan, const GmmProblem& problem, Workspace workspace, Stream stream) {
   const Variant variant = variant_of(problem);
   unsigned* claims = static_cast<unsigned*>(workspace.data);
-  check("gmm", "clear its counter", cudaMemsetAsync(claims, 0, sizeof(unsigned), to_cuda(stream)));
+  check("gmm", "clear its counters", cudaMemsetAsync(claims, 0, kClaimsBytes, to_cuda(stream)));
   const Workspace for_groups{static_cast<char*>(workspace.data) + kClaimsBytes,
                              workspace.bytes - kClaimsBytes};
   MGroupedArgs args{};
   args.out = problem.out.data;
   args.out_pitch = pitch_of(problem.out, 0, problem.out.size(1));
   args.groups = to_device("gmm", problem.groups, for_groups, to_cuda(stream));
-  args.claims = claims;
+  args.classes = {claims, plan.policy.small_rows > 0 ? plan.policy.small_rows : -1};
+  args.equal_tiles = plan.policy.equal_tiles;
   args.num_rows = static_cast<int>(problem.tokens.size(0));
   args.num_n = static_cast<int>(problem.weights.size(1));
   args.num_k = static_cast<int>(problem.tokens.size(1));

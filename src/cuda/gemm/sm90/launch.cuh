@@ -11,8 +11,8 @@ namespace gg::cuda::sm90 {
 
 template <typename In, typename Out, StoreBy kStore>
 using EpilogueOf = std::conditional_t<
-    !std::is_same_v<In, Out>, ThreadStoreFloat,
-    std::conditional_t<kStore == StoreBy::kCopyEngine, CopyEngineStore<In>, ThreadStore<In>>>;
+    kStore == StoreBy::kCopyEngine, CopyEngineStore<Out>,
+    std::conditional_t<std::is_same_v<In, Out>, ThreadStore<In>, ThreadStoreFloat>>;
 
 template <typename In, WeightMajor kMajor, typename Out, StoreBy kStore>
 void launch_m_grouped(const MGroupedArgs& args, unsigned num_blocks, cudaStream_t stream) {

@@ -38,6 +38,7 @@ struct alignas(16) Tile {
 template <class Policy>
 struct alignas(1024) Shared {
   static constexpr int kStages = Policy::kStages;
+  static constexpr int kTileReaders = kConsumerWarps + 1;
   static constexpr int kWeightBytes = Policy::kTileFeatures * kRowBytes;
   static constexpr int kStageBytes = kWeightBytes + Policy::kTileTokens * kRowBytes;
 
@@ -58,7 +59,7 @@ __device__ __forceinline__ void init_barriers(SharedMemory& shared) {
   }
   for (int r = 0; r < kTileRing; ++r) {
     ptx::mbarrier_init(shared.tile_full[r], 1);
-    ptx::mbarrier_init(shared.tile_read[r], kConsumerWarps + 1);
+    ptx::mbarrier_init(shared.tile_read[r], SharedMemory::kTileReaders);
   }
   ptx::fence_mbarrier_init();
 }

@@ -59,15 +59,27 @@ int64_t max_num_tiles(const GmmProblem& problem) {
 Variant variant_of(const GmmProblem& problem) {
   Variant variant{.in = problem.tokens.dtype, .out = problem.out.dtype};
   if (!can_load_weights(problem.weights, WeightMajor::kK)) variant.major = WeightMajor::kN;
-  // float32 results always leave by threads: they need the registers at once.
-  const bool can_copy =
-      variant.out == variant.in && is_aligned(problem.out) && has_good_pitch(problem.out, 0);
+  const bool can_copy = is_aligned(problem.out) && has_good_pitch(problem.out, 0);
   if (!can_copy) variant.store = StoreBy::kThreads;
   return variant;
 }
 
+int small_rows_for(int64_t num_rows, int64_t num_groups) {
+  constexpr int kSmallRows = 144;
+  constexpr int64_t kManyRows = 1024;  // a group, on average
+  constexpr int64_t kFewGroups = 8, kManyGroups = 1024;
+  if (num_groups < kFewGroups || num_groups > kManyGroups) return 0;
+  return num_rows <= kManyRows * num_groups ? kSmallRows : 0;
+}
+
+bool needs_equal_tiles(int64_t num_k) { return num_k > 16384; }
+
 void plan_gmm(GmmPlan& plan, const GmmProblem& problem, const DeviceLimits& limits) {
-  plan.policy = {GeneralPolicy::kTileTokens, GeneralPolicy::kTileFeatures, GeneralPolicy::kTileK};
+  plan.policy = {.tile_m = GeneralPolicy::kTileTokens,
+                 .tile_n = GeneralPolicy::kTileFeatures,
+                 .tile_k = GeneralPolicy::kTileK,
+                 .small_rows = small_rows_for(problem.tokens.size(0), problem.groups.num_groups),
+                 .equal_tiles = needs_equal_tiles(problem.tokens.size(1))};
   plan.num_blocks = base::clamp(max_num_tiles(problem), 1, base::max(1, limits.num_sms));
   plan.workspace_bytes = kClaimsBytes + groups_workspace_bytes(problem.groups);
 }

@@ -171,6 +171,11 @@ __device__ __forceinline__ void pin(float& accumulator) {
   asm volatile("" : "+f"(accumulator)::"memory");
 }
 
+// mov, which the compiler may not leave out.
+__device__ __forceinline__ void move(float& target, float source) {
+  asm volatile("mov.b32 %0, %1;" : "=f"(target) : "f"(source));
+}
+
 // ---- the rest -----------------------------------------------------------------------------------
 
 // elect.sync: true in one lane of a whole warp, always the same one. NOTE: unlike
@@ -230,6 +235,33 @@ __device__ __forceinline__ void store_pair(uint32_t address, float a, float b) {
   asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(address), "f"(a), "f"(b) : "memory");
 }
 
+// st.shared.f32
+__device__ __forceinline__ void store_float(uint32_t address, float value) {
+  asm volatile("st.shared.f32 [%0], %1;" ::"r"(address), "f"(value) : "memory");
+}
+
+// ld.shared.v2.f32
+__device__ __forceinline__ float2 load_pair(uint32_t address) {
+  float2 pair;
+  asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];"
+               : "=f"(pair.x), "=f"(pair.y)
+               : "r"(address)
+               : "memory");
+  return pair;
+}
+
+// ld.shared.b32
+__device__ __forceinline__ uint32_t load_word(uint32_t address) {
+  uint32_t word;
+  asm volatile("ld.shared.b32 %0, [%1];" : "=r"(word) : "r"(address) : "memory");
+  return word;
+}
+
+// st.shared.b32
+__device__ __forceinline__ void store_word(uint32_t address, uint32_t word) {
+  asm volatile("st.shared.b32 [%0], %1;" ::"r"(address), "r"(word) : "memory");
+}
+
 // st.shared.v4.b32 of zeros
 __device__ __forceinline__ void store_16_zero_bytes(uint32_t address) {
   asm volatile("st.shared.v4.b32 [%0], {%1, %1, %1, %1};" ::"r"(address), "r"(0) : "memory");
@@ -249,6 +281,18 @@ __device__ __forceinline__ uint32_t pack<__half>(float low, float high) {
   uint32_t pair;
   asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
   return pair;
+}
+
+// The other way round.
+template <typename T>
+__device__ __forceinline__ float2 unpack(uint32_t pair);
+template <>
+__device__ __forceinline__ float2 unpack<__nv_bfloat16>(uint32_t pair) {
+  return make_float2(__uint_as_float(pair << 16), __uint_as_float(pair & 0xffff0000u));
+}
+template <>
+__device__ __forceinline__ float2 unpack<__half>(uint32_t pair) {
+  return __half22float2(reinterpret_cast<const __half2&>(pair));
 }
 
 }  // namespace gg::cuda::sm90::ptx

@@ -17,6 +17,9 @@ struct TokenTiles {
     return divide_up(rows, Policy::kTileTokens);
   }
   __device__ __forceinline__ int operator()(int rows) const { return of(rows) * feature_tiles; }
+  __device__ __forceinline__ float work(int rows) const {
+    return of(rows) == 0 ? 0.0f : max(rows, 64 * of(rows)) + 24.0f * of(rows);
+  }
 };
 
 // Tile j of a group that has so many token tiles: its feature tile and token
@@ -53,27 +56,37 @@ struct Scheduler {
   Shared<Policy>& shared;
   const MGroupedArgs& args;
   const int feature_tiles = divide_up(args.num_n, Policy::kTileFeatures);
-  GroupWindow<TokenTiles<Policy>> window{args.groups, args.num_rows, {feature_tiles}};
+  GroupWindow<TokenTiles<Policy>> window{
+      args.groups, args.num_rows, {feature_tiles}, args.classes.small_rows};
+
+  int last_row = 0;  // of the last group, once its end has been seen
 
   // The end where there is no such tile.
   __device__ Tile tile(int number) {
     const GroupTile found = window.find(number);
-    if (found.group < 0) return {0, 0, 0, 0};
+    if (found.group < 0) {
+      last_row = window.last_row;
+      return {0, 0, 0, 0};
+    }
     const int token_tiles = TokenTiles<Policy>::of(found.rows);
     const Order at = Order::of<Policy>(found.number, token_tiles, feature_tiles);
     const int group_steps = divide_up(found.rows, Policy::kTokenStep);
     const int least = group_steps / token_tiles;
     const int num_longer = group_steps - least * token_tiles;  // by one step, the first ones
-    const int steps = least + (at.token_tile < num_longer ? 1 : 0);
-    const int row0 = (at.token_tile * least + min(at.token_tile, num_longer)) * Policy::kTokenStep;
+    int steps = least + (at.token_tile < num_longer ? 1 : 0);
+    int row0 = (at.token_tile * least + min(at.token_tile, num_longer)) * Policy::kTokenStep;
+    if (args.equal_tiles) {
+      steps = least + (num_longer > 0 ? 1 : 0);
+      row0 = at.token_tile * steps * Policy::kTokenStep;
+    }
     return {found.row_begin + row0, min(found.rows - row0, steps * Policy::kTokenStep),
             at.feature_tile, found.group << 8 | steps};
   }
 
   // Returns the end of the last group's rows.
   __device__ int run() {
-    hand_out_tiles(shared, args.claims, [this](int number) { return tile(number); });
-    return window.last_row;
+    hand_out_tiles(shared, args.classes, *this);
+    return last_row;
   }
 };
 

@@ -96,19 +96,20 @@ void encode_weights(MGroupedArgs& args, const TensorView& weights, WeightMajor m
        {64, box_rows, 1}});
 }
 
-// out [T, N] in pieces of 64 features and 64 tokens, cut off at any row without a
-// descriptor for each group. Two dimensions walk over the rows: x, which ends at
-// 2^30, and y. A piece with r rows left goes to x = 2^30 - r, y = row + r: 2^30 rows
-// too far, clipped by x after r rows. The fourth coordinate, also 2^30, takes them
-// back: 2^30 (2^34 - pitch) = -2^30 pitch modulo 2^64.
+// out [T, N] in boxes of 128 bytes of a row and 64 tokens, or 32 in fp32, cut off at any row
+// without a descriptor for each group. Two dimensions walk over the rows: x, which ends at 2^30,
+// and y. A piece with r rows left goes to x = 2^30 - r, y = row + r: 2^30 rows too far, clipped by
+// x after r rows. The fourth coordinate, also 2^30, takes them back: 2^30 (2^34 - pitch) = -2^30
+// pitch modulo 2^64.
 void encode_out(MGroupedArgs& args, const TensorView& out) {
   constexpr cuuint64_t kOrigin = cuuint64_t{1} << 30;  // kClipOrigin of epilogue.cuh
   constexpr cuuint64_t kAny = 0x7fffffff;
   const cuuint64_t pitch = stride_bytes(out, 0, out.size(1));
+  const auto box_features = static_cast<cuuint32_t>(128 / size_of(out.dtype));
   args.out_pieces = encode<4>("gmm", "out", out,
                               {{size_of_dim(out, 1), kOrigin, kAny, kAny},
                                {pitch, pitch, (cuuint64_t{1} << 34) - pitch},
-                               {64, 64, 1, 1}});
+                               {box_features, out.dtype == DType::kFloat32 ? 32u : 64u, 1, 1}});
 }
 
 // Token rows [T, features] in boxes of 64 features and 64 rows, of which the last
@@ -121,9 +122,9 @@ void encode_out(MGroupedArgs& args, const TensorView& out) {
 CUtensorMap encode_group_rows(const char* name, const TensorView& tensor) {
   const cuuint64_t pitch = stride_bytes(tensor, 0, tensor.size(1));
   return encode<3>("gmm_wgrad", name, tensor,
-                   {{size_of_dim(tensor, 1), KGroupedPolicy::kTileK, size_of_dim(tensor, 0)},
+                   {{size_of_dim(tensor, 1), KGroupedWide::kTileK, size_of_dim(tensor, 0)},
                     {pitch, pitch},
-                    {64, KGroupedPolicy::kTileK, 1}});
+                    {64, KGroupedWide::kTileK, 1}});
 }
 
 // Matrices [E, rows, columns], in pieces that one warp stores: 16 rows of 128 bytes.

@@ -44,7 +44,7 @@ class Sm90Plans : public testing::Test {
 
 TEST_F(Sm90Plans, PrintThePathAndItsTile) {
   const GmmPlan chosen = plan(problem_of(4096, 8, 1024, 512));
-  EXPECT_EQ(to_string(chosen), "gmm sm90 tile=256x128x64 blocks<=132 workspace=128B");
+  EXPECT_EQ(to_string(chosen), "gmm sm90 tile=256x128x64 small_rows=144 blocks<=132 workspace=128B");
 }
 
 TEST_F(Sm90Plans, TakeNoMoreBlocksThanThereCanBeTiles) {
