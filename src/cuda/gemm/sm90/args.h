@@ -37,9 +37,10 @@ struct MGroupedArgs {
 // out's rows, right those that lie contiguous in out: dy and the tokens for an out
 // [E, N, K], the tokens and dy where it is an [E, K, N] seen through strides.
 struct KGroupedArgs {
-  CUtensorMap left;   // [T, out_rows], the overlapping view of tensor_maps.cc
-  CUtensorMap right;  // [T, out_columns], such a view, too
-  CUtensorMap out;    // [E, out_rows, out_columns]
+  CUtensorMap left;               // [T, out_rows], the overlapping view of tensor_maps.cc
+  CUtensorMap right;              // [T, out_columns], such a view, too
+  CUtensorMap out;                // [E, out_rows, out_columns]
+  CUtensorMap out_columns_ahead;  // the same, in boxes of a tile\'s 128 rows
   DeviceGroups groups;
   TileClasses classes;
   int num_rows;  // T

@@ -63,8 +63,18 @@ __device__ __forceinline__ void load_stage(KGroupedShared<Policy>& shared, const
   }
 }
 
+// Brings a piece of what is added to into L2, under each of the tile's last k-blocks:
+// earlier it would be gone again.
+__device__ __forceinline__ void fetch_old_ahead(const KGroupedArgs& args, const KGroupedTile& tile,
+                                                int blocks_left) {
+  constexpr int kPieceColumns = 32;
+  const int column = (blocks_left - 1) * kPieceColumns;
+  if (column >= tile.columns) return;
+  ptx::prefetch_3d(args.out_columns_ahead, tile.out_column + column, tile.out_row, tile.expert);
+}
+
 // One thread.
-template <class Policy>
+template <class Policy, bool kFetchesOld>
 __device__ __forceinline__ void produce(KGroupedShared<Policy>& shared, const KGroupedArgs& args) {
   ptx::prefetch_tensor_map(args.left);
   ptx::prefetch_tensor_map(args.right);
@@ -80,6 +90,9 @@ __device__ __forceinline__ void produce(KGroupedShared<Policy>& shared, const KG
       if (k > 0 && k == claim_row) ptx::mbarrier_arrive(shared.tile_read[ring.slot]);
       ptx::mbarrier_wait(shared.empty[at.slot], at.parity ^ 1);
       load_stage(shared, args, tile, at.slot, k);
+      if constexpr (kFetchesOld) {
+        fetch_old_ahead(args, tile, divide_up(tile.rows - k, Policy::kTileK));
+      }
     }
   }
 }
@@ -212,10 +225,10 @@ struct KGroupedConsumer {
     }
 
     if (tile.columns <= 64) return run_tile<64>(all, tile, place);
-    if constexpr (Policy::kTileColumns == 128) {
-      return run_tile<128>(all, tile, place);
+    if (tile.columns <= 128) return run_tile<128>(all, tile, place);
+    if constexpr (Policy::kTileColumns == 192) {
+      return run_tile<192>(all, tile, place);
     } else {
-      if (tile.columns <= 128) return run_tile<128>(all, tile, place);
       if (tile.columns <= 192) return run_tile<192>(all, tile, place);
       return run_tile<256>(all, tile, place);
     }
@@ -254,7 +267,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   const int warp = __shfl_sync(kWholeWarp, static_cast<int>(threadIdx.x / 32), 0);
   if (warp < kWarpgroup / 32) {
     ptx::give_registers<kKGroupedProducerRegisters>();
-    if (warp == 0 && ptx::elect()) produce(shared, args);
+    if (warp == 0 && ptx::elect()) produce<Policy, Epilogue::kFetchesOld>(shared, args);
     if (warp == 1) KGroupedScheduler<Policy, Epilogue::kSkipsEmpty>{args}.run(shared);
     if constexpr (Policy::kHasCourier) {
       if (warp == 2 && ptx::elect()) typename Epilogue::Carrier{shared, args}.run();

@@ -108,6 +108,7 @@ struct AddStore {
   using Carrier = Courier<Policy, T>;
   static constexpr int kPieceWords = Pieces::kColumns / 2;
   static constexpr bool kSkipsEmpty = true;
+  static constexpr bool kFetchesOld = false;
 
   KGroupedShared<Policy>& shared;
   const int warp;  // of all consumer warps

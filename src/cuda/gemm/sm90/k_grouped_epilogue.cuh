@@ -31,8 +31,9 @@ __device__ __forceinline__ uint32_t swizzled(int row, int chunk) {
   return row * kRowBytes + ((chunk ^ (row & 7)) << 4);
 }
 
-// A warp's way to global memory: fill() one slab while the copy engine reads the
-// other, then send() it, best a k-block later, since the fence waits for the fill.
+// A warp's way to global memory, there stored or added: fill() one slab while the copy engine reads
+// the other, then send() it, best a k-block later, since the fence waits for the fill.
+template <bool kAdds = false>
 struct SlabWriter {
   static constexpr int kSlabs = KGroupedWide::kSlabs;
 
@@ -57,11 +58,20 @@ struct SlabWriter {
     ptx::fence_proxy_async();
     __syncwarp();  // the slab is full
     if (ptx::elect()) {
-      ptx::store_3d(out, slabs + slab * kSlabBytes, column, row, expert);
+      put(slabs + slab * kSlabBytes, expert, row, column);
       ptx::commit_stores();
     }
     __syncwarp();
     slab = (slab + 1) % kSlabs;
+  }
+
+  // One thread.
+  __device__ __forceinline__ void put(uint32_t slab, int expert, int row, int column) const {
+    if constexpr (kAdds) {
+      ptx::add_3d(out, slab, column, row, expert);
+    } else {
+      ptx::store_3d(out, slab, column, row, expert);
+    }
   }
 
   // All slabs at once, which spares fences: fill_slab(address, i) for slab i.
@@ -77,7 +87,7 @@ struct SlabWriter {
     if (ptx::elect()) {
 #pragma unroll
       for (int i = 0; i < kSlabs; ++i) {
-        ptx::store_3d(out, slabs + i * kSlabBytes, column + i * piece_columns, row, expert);
+        put(slabs + i * kSlabBytes, expert, row, column + i * piece_columns);
         ptx::commit_stores();
       }
     }
@@ -117,8 +127,9 @@ struct RoundedStore {
   static constexpr int kPieceColumns = 64;
   static constexpr int kPieces = Policy::kTileColumns / kPieceColumns;
   static constexpr bool kSkipsEmpty = false;
+  static constexpr bool kFetchesOld = false;
 
-  SlabWriter writer;
+  SlabWriter<> writer;
   WarpPlace place{};
   uint32_t packed[Policy::kTileColumns / 4];
   int pieces = 0, filled = 0, sent = 0;
@@ -197,15 +208,16 @@ struct FloatPairs {
 
 // fp32 output. 64 registers keep the last 128 columns of a tile, of which a piece of 32
 // leaves under each k-block of the next one; the columns before them leave at once.
-template <class Policy>
+template <class Policy, bool kAddsInL2>
 struct FloatStore {
   static constexpr int kPieceColumns = 32;
   static constexpr int kPieceWords = kPieceColumns / 2;
   static constexpr int kKeptColumns = 128;
   static constexpr int kPieces = kKeptColumns / kPieceColumns;
-  static constexpr bool kSkipsEmpty = false;
+  static constexpr bool kSkipsEmpty = kAddsInL2;
+  static constexpr bool kFetchesOld = kAddsInL2;
 
-  SlabWriter writer;
+  SlabWriter<kAddsInL2> writer;
   WarpPlace place{};  // of the kept columns
   float kept[kKeptColumns / 2];
   int pieces = 0, filled = 0, sent = 0;
@@ -217,7 +229,7 @@ struct FloatStore {
   __device__ __forceinline__ void take(const float (&acc)[kWidth / 2], const WarpPlace& finished) {
     constexpr int kAtOnce = kWidth > kKeptColumns ? kWidth - kKeptColumns : 0;
 #pragma unroll
-    for (int c = 0; c < kAtOnce; c += SlabWriter::kSlabs * kPieceColumns) {
+    for (int c = 0; c < kAtOnce; c += SlabWriter<>::kSlabs * kPieceColumns) {
       writer.fill_and_send_all(
           finished.expert, finished.row, finished.column + c, kPieceColumns,
           [&](uint32_t slab, int i) { fill(slab, &acc[c / 2 + i * kPieceWords]); });
@@ -263,7 +275,7 @@ struct FloatStore {
     while (sent < pieces) step(place);
   }
   __device__ __forceinline__ void zero(const WarpPlace& at) {
-    writer.send_zeros(at, kPieceColumns);
+    if constexpr (!kAddsInL2) writer.send_zeros(at, kPieceColumns);
   }
   __device__ __forceinline__ void drain() { writer.drain(); }
 };

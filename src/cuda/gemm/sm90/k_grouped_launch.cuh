@@ -19,7 +19,7 @@ struct WgradKernel<In, WgradStore::kRounded> {
 template <typename In>
 struct WgradKernel<In, WgradStore::kFloat> {
   using Policy = KGroupedWide;
-  using Epilogue = FloatStore<Policy>;
+  using Epilogue = FloatStore<Policy, false>;
 };
 template <typename In>
 struct WgradKernel<In, WgradStore::kAddRounded> {
@@ -30,6 +30,12 @@ template <typename In>
 struct WgradKernel<In, WgradStore::kAddFloat> {
   using Policy = KGroupedNarrow;
   using Epilogue = AddStore<Policy, float>;
+};
+
+template <typename In>
+struct WgradKernel<In, WgradStore::kAddFloatInL2> {
+  using Policy = KGroupedWide;
+  using Epilogue = FloatStore<Policy, true>;
 };
 
 template <typename In, WgradStore kStore>

@@ -9,7 +9,7 @@
 namespace gg::cuda::sm90 {
 
 // How the output leaves.
-enum class WgradStore { kRounded, kFloat, kAddRounded, kAddFloat };
+enum class WgradStore { kRounded, kFloat, kAddRounded, kAddFloat, kAddFloatInL2 };
 
 template <typename In, WgradStore kStore>
 void launch_k_grouped(const KGroupedArgs& args, unsigned num_blocks, cudaStream_t stream);

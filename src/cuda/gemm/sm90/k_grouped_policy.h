@@ -31,7 +31,8 @@ struct KGroupedWide {
 // For output that is added to what is there: half the tile, for registers and shared
 // memory that hide the reading of old values.
 struct KGroupedNarrow : KGroupedWide {
-  static constexpr int kTileColumns = 128;
+  static constexpr int kTileColumns = 192;
+  static constexpr int kStages = 3;
   static constexpr int kSlabs = 6;
   static constexpr bool kHasCourier = true;
 };

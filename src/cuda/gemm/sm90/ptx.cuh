@@ -92,6 +92,13 @@ __device__ __forceinline__ void load_3d(uint32_t target, const CUtensorMap& map,
       : "memory");
 }
 
+// cp.async.bulk.prefetch.tensor.3d, global to L2
+__device__ __forceinline__ void prefetch_3d(const CUtensorMap& map, int c0, int c1, int c2) {
+  asm volatile("cp.async.bulk.prefetch.tensor.3d.L2.global.tile [%0, {%1, %2, %3}];" ::"l"(&map),
+               "r"(c0), "r"(c1), "r"(c2)
+               : "memory");
+}
+
 // cp.async.bulk.tensor.3d, shared to global; joins this thread's open bulk group.
 __device__ __forceinline__ void store_3d(const CUtensorMap& map, uint32_t source, int c0, int c1,
                                          int c2) {

@@ -127,14 +127,15 @@ CUtensorMap encode_group_rows(const char* name, const TensorView& tensor) {
                     {64, KGroupedWide::kTileK, 1}});
 }
 
-// Matrices [E, rows, columns], in pieces that one warp stores: 16 rows of 128 bytes.
-CUtensorMap encode_matrices(const TensorView& out, int row_dim, int column_dim) {
+// Matrices [E, rows, columns], in boxes of 128 bytes of so many rows.
+CUtensorMap encode_matrices(const TensorView& out, int row_dim, int column_dim,
+                            cuuint32_t box_rows) {
   const int64_t matrix = pitch_of(out, row_dim, out.size(column_dim)) * out.size(row_dim);
   return encode<3>(
       "gmm_wgrad", "out", out,
       {{size_of_dim(out, column_dim), size_of_dim(out, row_dim), size_of_dim(out, 0)},
        {stride_bytes(out, row_dim, out.size(column_dim)), stride_bytes(out, 0, matrix)},
-       {static_cast<cuuint32_t>(128 / size_of(out.dtype)), 16, 1}});
+       {static_cast<cuuint32_t>(128 / size_of(out.dtype)), box_rows, 1}});
 }
 
 }  // namespace
@@ -148,7 +149,9 @@ void encode_tensor_maps(MGroupedArgs& args, const GmmProblem& problem, const Var
 void encode_tensor_maps(KGroupedArgs& args, const KGroupedRoles& roles) {
   args.left = encode_group_rows(roles.left_name, roles.left);
   args.right = encode_group_rows(roles.right_name, roles.right);
-  args.out = encode_matrices(roles.out, roles.row_dim, roles.column_dim);
+  args.out = encode_matrices(roles.out, roles.row_dim, roles.column_dim, 16);
+  args.out_columns_ahead =
+      encode_matrices(roles.out, roles.row_dim, roles.column_dim, KGroupedWide::kTileRows);
 }
 
 }  // namespace gg::cuda::sm90
