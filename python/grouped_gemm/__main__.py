@@ -14,7 +14,7 @@ import sys
 import torch
 
 from . import _library
-from .bench.paths import path_lines
+from .bench import paths
 
 _PACKAGES = ("grouped_gemm", "nv-grouped-gemm")
 
@@ -83,6 +83,31 @@ def info() -> str:
     return "\n".join(lines)
 
 
+def _add_questions(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--gmm", metavar="T,K,N,E,DTYPE", help="plans of a grouped GEMM of this shape, and why")
+    add("--permute", metavar="T,topK,h,E,DTYPE", help="plans of a permutation of this shape")
+    add("--layout", choices=("nk", "kn"), default="nk", help="weights [E,N,K] or [E,K,N]")
+    add("--out", choices=sorted(paths.NAMES), help="--gmm: the results' dtype, if another")
+    add("--accumulate", action="store_true", help="--gmm: wgrad adds to what is there")
+    add(
+        "--device",
+        action="append",
+        metavar="NAME",
+        help="cpu, cuda:0, or one that is not here: sm90, or sm90,SMS,SHARED_BYTES; repeatable",
+    )
+
+
+def _path_lines(options: argparse.Namespace) -> list[str]:
+    problems = []
+    if options.gmm:
+        gemm = (options.gmm, options.layout, options.out, options.accumulate)
+        problems += paths.gmm_problems(*gemm)
+    if options.permute:
+        problems += paths.move_problems(options.permute)
+    return paths.path_lines(problems, [paths.Where.named(name) for name in options.device or ()])
+
+
 def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments[:1] == ["bench"]:  # has a parser of its own
@@ -92,18 +117,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m grouped_gemm", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     info_parser = commands.add_parser("info", help="versions, builds, devices, paths and why")
-    info_parser.add_argument(
-        "--gmm", metavar="T,K,N,E,DTYPE", help="the path of a grouped GEMM of this shape and why"
-    )
+    _add_questions(info_parser)
     commands.add_parser("bench", help="measure; `bench --help` says how")
     options = parser.parse_args(arguments)
     try:
-        paths = path_lines(options.gmm)
+        lines = _path_lines(options)
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
     print(info())
-    print("\n".join(paths))
+    print("\n".join(lines))
     return 0
 
 

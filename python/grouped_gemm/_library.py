@@ -57,9 +57,21 @@ class LibraryInfo:
     num_devices: int
 
 
+def open_library(path: pathlib.Path) -> ctypes.CDLL:
+    """For its C functions. A CUDA library that this PyTorch cannot use registers its operators all
+    the same: the refusals in their place make room, or PyTorch would warn of an override."""
+    unused = path.name == CUDA_LIBRARY and torch.version.cuda is None
+    if unused and _refusals:
+        _refusals.clear()
+        library = ctypes.CDLL(str(path))
+        register_refusals()
+        return library
+    return ctypes.CDLL(str(path))
+
+
 def library_info(path: pathlib.Path) -> LibraryInfo:
-    """Asks a library about itself, without registering anything twice."""
-    library = ctypes.CDLL(str(path))
+    """Asks a library about itself."""
+    library = open_library(path)
 
     def text(name: str) -> str:
         function = getattr(library, f"grouped_gemm_{name}")

@@ -110,16 +110,25 @@ void validate(const GmmWgradProblem& problem, const Target& target) {
                        problem.dy.size(0), target);
 }
 
+// Why path sm90 is not taken: the device is another, or the problem is none for
+// it. Empty on the CPU, and where sm90 can run the problem.
+template <typename Problem>
+std::string_view sm90_refusal(const Problem& problem, const Target& target) {
+  if (target.kind == Target::Kind::kCpu) return {};
+  if (!core::runs_on(Path::kSm90, target)) return "path sm90 needs compute capability 9.0";
+  return cuda::sm90_refusal(problem, target.limits);
+}
+
 }  // namespace
 
 GmmPlan plan_gmm(const GmmProblem& problem, const Target& target) {
   validate(problem, target);
   GmmPlan plan;
-  core::Refusal sm90{Path::kSm90, {}};
-  if (core::runs_on(Path::kSm90, target)) sm90.reason = cuda::sm90_refusal(problem, target.limits);
+  const core::Refusal sm90{Path::kSm90, sm90_refusal(problem, target)};
   plan.path = core::choose_path(
       kGmm, target, {Path::kParallel, Path::kReference, Path::kSm90, Path::kPortable}, sm90);
-  if (plan.path != Path::kSm90) plan.because = sm90.reason;
+  const bool is_forced = target.force_path != Path::kAuto;
+  if (plan.path != Path::kSm90 && !is_forced) plan.because = sm90.reason;
   if (target.kind == Target::Kind::kCuda) cuda::plan_gmm(plan, problem, target.limits);
   return plan;
 }
@@ -128,11 +137,11 @@ GmmPlan plan_gmm_wgrad(const GmmWgradProblem& problem, const Target& target) {
   validate(problem, target);
   GmmPlan plan;
   plan.k_grouped = true;
-  core::Refusal sm90{Path::kSm90, {}};
-  if (core::runs_on(Path::kSm90, target)) sm90.reason = cuda::sm90_refusal(problem, target.limits);
+  const core::Refusal sm90{Path::kSm90, sm90_refusal(problem, target)};
   plan.path = core::choose_path(
       kWgrad, target, {Path::kParallel, Path::kReference, Path::kSm90, Path::kPortable}, sm90);
-  if (plan.path != Path::kSm90) plan.because = sm90.reason;
+  const bool is_forced = target.force_path != Path::kAuto;
+  if (plan.path != Path::kSm90 && !is_forced) plan.because = sm90.reason;
   if (target.kind == Target::Kind::kCuda) cuda::plan_gmm_wgrad(plan, problem, target.limits);
   return plan;
 }

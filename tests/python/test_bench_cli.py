@@ -1,10 +1,10 @@
-"""The command line on the CPU with tiny budgets, `info` with a shape, and the profile's reader."""
+"""The command line on the CPU with tiny budgets, and the profile's reader."""
 
 import pathlib
 
 import pytest
 from grouped_gemm import __main__ as main
-from grouped_gemm.bench import environment, paths, profile, protocol
+from grouped_gemm.bench import environment, profile, protocol
 from grouped_gemm.bench.results import Results
 
 TINY = protocol.Budget(2, 0.01, windows=1, window_seconds=0.002, lead_seconds=0.0)
@@ -78,21 +78,6 @@ def test_list_prints_every_name(capsys):
 def test_the_command_kept_with_the_results_has_no_paths():
     kept = environment.command(["--quick", "--json", "/a/b.json", "--case", "fwd/*", "--peers=/x"])
     assert kept == "python -m grouped_gemm bench --quick --case 'fwd/*'"
-
-
-def test_info_explains_the_path_of_a_shape(capsys):
-    assert main.main(["info", "--gmm", "65536,2048,1536,128,bf16"]) == 0
-    shown = capsys.readouterr().out
-    assert "grouped_gemm" in shown and "T=65536 K=2048 N=1536 E=128 bf16" in shown
-    assert "cpu gmm_wgrad: parallel (CPU:" in shown
-    assert main.main(["info", "--gmm", "1,2"]) == 2
-    assert "--gmm got '1,2'; needs T,K,N,E,DTYPE" in capsys.readouterr().err
-
-
-def test_a_forced_path_is_shown_as_such(monkeypatch):
-    monkeypatch.setenv("GG_FORCE_PATH", "reference")
-    text = "\n".join(paths.path_lines())
-    assert "cpu sinkhorn: reference (GG_FORCE_PATH names it)" in text
 
 
 NCU = """==PROF== Connected to process 1
