@@ -1,7 +1,7 @@
 """The drop-in surface of nv-grouped-gemm and grouped_gemm: ``grouped_gemm.ops``.
 
 Names, argument orders and results as their users know them; semantics where the
-originals leave room: docs/decisions in the README's migration section.
+originals leave room: the README's migration section.
 """
 
 from __future__ import annotations
