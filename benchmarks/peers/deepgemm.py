@@ -2,7 +2,7 @@
 
 Forward and dgrad: ``m_grouped_bf16_gemm_nt_contiguous`` / ``_nn_contiguous``; wgrad:
 ``k_grouped_bf16_gemm_tn_contiguous``, which adds into float32. Operands are padded with zero rows
-in build, for free; where a group has padding, the call ends with the gather of its valid rows.
+in build, for free; the check reads the valid rows of the padded result.
 API read in DeepGEMM 2.1 to 2.6.
 """
 
@@ -18,7 +18,9 @@ bench = globals()["bench"]  # the instrument, put here by whoever loads this fil
 class DeepGemm:
     name = "dg"
 
-    def available(self) -> str | None:
+    def available(self, device) -> str | None:
+        if device.type != "cuda":
+            return "needs a CUDA device"
         try:
             import deep_gemm
         except (ImportError, OSError, RuntimeError, AssertionError) as error:
@@ -38,7 +40,7 @@ class DeepGemm:
 
     def remark(self, case) -> str:
         if case.op != "wgrad":
-            return "rows padded beforehand; valid rows gathered in the call"
+            return "rows padded beforehand; the result keeps the padding"
         if case.out == "acc":
             return "rows padded beforehand"
         return "rows padded beforehand; float32 result, zeroed in the call"
@@ -46,10 +48,19 @@ class DeepGemm:
     def build(self, case, g) -> Callable[[], object]:
         import deep_gemm
 
-        padding = Padding(g.rows, deep_gemm.get_m_alignment_for_contiguous_layout(), g.x.device)
+        padding = _padding(deep_gemm, g)
         if case.op == "wgrad":
             return _wgrad(deep_gemm, case, g, padding)
         return _m_grouped(deep_gemm, case, g, padding)
+
+    def answer(self, case, g, result):
+        import deep_gemm
+
+        return result if case.op == "wgrad" else _padding(deep_gemm, g).gathered(result)
+
+
+def _padding(deep_gemm, g):
+    return Padding(g.rows, deep_gemm.get_m_alignment_for_contiguous_layout(), g.x.device)
 
 
 class Padding:
@@ -89,7 +100,7 @@ def _m_grouped(dg, case, g, padding: Padding) -> Callable:
     def product():
         out = left.new_empty(left.shape[0], width)
         kernel(left, g.w, out, padding.expert)
-        return padding.gathered(out)
+        return out
 
     return product
 

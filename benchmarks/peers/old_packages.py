@@ -31,12 +31,12 @@ class Tgg:
     process, folder_needed = True, True
     graph = False  # host sizes travel to the device from memory that the call frees
 
-    def available(self) -> str | None:
+    def available(self, device) -> str | None:
         try:
             from grouped_gemm import backend, ops  # noqa: F401
         except (ImportError, OSError) as error:
             return f"not importable: {error}"
-        folder = pathlib.Path(sys.path[0]).resolve()
+        folder = pathlib.Path(self.folder).resolve()
         for name in ("grouped_gemm", "grouped_gemm_backend"):
             found = pathlib.Path(sys.modules[name].__file__).resolve()
             if folder not in found.parents:
@@ -66,6 +66,7 @@ class Fgg(Tgg):
 
     name = "fgg"
     graph = False  # sorts and balances on the legacy default stream, which no capture takes
+    narrow_sums = True  # unpermute and both backwards add or multiply in the element type
 
     def supports(self, case) -> str | None:
         if case.op == "sinkhorn":

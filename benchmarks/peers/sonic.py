@@ -4,9 +4,8 @@
 tuned by its own tuner, as by default. API read in quack 0.2.2 and 0.6.4.
 ``sonicmoe``: ``moe_TC_softmax_topk_layer`` of SonicMoE 0.0.1: router, top-k, sort, GEMMs with
 gather and SwiGLU fused, combine. Its rows of gate and up alternate, and its router's probabilities
-sum to 1 over the chosen experts, where ours do not: weights are interleaved in build, and the call
-multiplies y by the chosen experts' share, a [T, 1] made in build.
-Both compile in build: seconds to minutes at the first call.
+sum to 1 over the chosen experts, where ours do not: weights are interleaved in build, and the check
+reads y times the chosen experts' share. Both compile at the first call: seconds to minutes.
 """
 
 from __future__ import annotations
@@ -23,7 +22,9 @@ GEMM_OPS, MOE_OPS = bench.cases.GEMM_OPS, bench.cases.MOE_OPS
 class Quack:
     name = "quack"
 
-    def available(self) -> str | None:
+    def available(self, device) -> str | None:
+        if device.type != "cuda":
+            return "needs a CUDA device"
         try:
             importlib.import_module("quack.gemm_interface")
         except (ImportError, OSError, RuntimeError, AssertionError, AttributeError) as error:
@@ -38,7 +39,7 @@ class Quack:
         return "not asked to accumulate here" if case.out == "acc" else None
 
     def build(self, case, g) -> Callable[[], object]:
-        return _compiled(_quack_call(case, g))
+        return _quack_call(case, g)
 
 
 def _quack_call(case, g) -> Callable:
@@ -58,7 +59,9 @@ class SonicMoE:
     name = "sonicmoe"
     graph = False  # never tried
 
-    def available(self) -> str | None:
+    def available(self, device) -> str | None:
+        if device.type != "cuda":
+            return "needs a CUDA device"
         try:
             from sonicmoe import moe_TC_softmax_topk_layer  # noqa: F401
         except (ImportError, OSError, RuntimeError, AssertionError, AttributeError) as error:
@@ -75,17 +78,20 @@ class SonicMoE:
         return None
 
     def remark(self, case) -> str:
-        return "y scaled in the call, since its router renormalises; weight gradients interleaved"
+        return "its router renormalises the probabilities; weight gradients interleaved"
 
     def build(self, case, layer) -> Callable[[], object]:
-        return _compiled(_sonic_call(case, layer))
+        return _sonic_call(case, layer)
+
+    def answer(self, case, layer, result):
+        y, *gradients = result if isinstance(result, tuple) else (result,)
+        return y * _chosen_share(layer), *gradients
 
 
 def _sonic_call(case, layer) -> Callable:
     from sonicmoe import moe_TC_softmax_topk_layer
     from sonicmoe.enums import ActivationType
 
-    share = _chosen_share(layer)
     experts, twice_f, h = layer.gate_up.shape
     halves = layer.gate_up.view(experts, 2, twice_f // 2, h)
     gate_up = halves.transpose(1, 2).reshape(experts, twice_f, h).requires_grad_()
@@ -105,7 +111,7 @@ def _sonic_call(case, layer) -> Callable:
             ActivationType.SWIGLU,
             is_inference,
         )
-        return y * share
+        return y
 
     ours = importlib.import_module(f"{bench.__name__}.peers.ours")
     return ours.layer_call(moe, case, layer, (gate_up, down))
@@ -119,15 +125,6 @@ def _chosen_share(layer, rows: int = 1 << 14) -> torch.Tensor:
 
 def _stream_of(x: torch.Tensor) -> int:
     return torch.cuda.current_stream(x.device).cuda_stream if x.is_cuda else 0
-
-
-def _compiled(call: Callable) -> Callable:
-    """``call`` after its first run; a compiler's own exceptions become one that is reported."""
-    try:
-        call()
-    except Exception as error:
-        raise RuntimeError(f"{type(error).__name__}: {error}") from error
-    return call
 
 
 PEERS = [Quack(), SonicMoE()]

@@ -6,7 +6,7 @@ arrives as a mask [T, E] and probs as [T, E], the form its users' routers produc
 ``te-index``: its CUDA kernels (index map), ``moe_permute`` and ``moe_unpermute`` of the whole
 package; backward passes through autograd over a graph that build keeps.
 
-API read in Transformer Engine 2.5 to 2.20. Kernels are compiled and tuned in build.
+API read in Transformer Engine 2.5 to 2.20. Kernels are compiled and tuned at the first call.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ class TritonMask:
 
     name = "te"
 
-    def available(self) -> str | None:
+    def available(self, device) -> str | None:
+        if device.type != "cuda":
+            return "needs a CUDA device"
         try:
             importlib.import_module(TRITON_PART)
         except (ImportError, OSError, RuntimeError, AttributeError) as error:
@@ -37,17 +39,37 @@ class TritonMask:
     def supports(self, case) -> str | None:
         if case.op not in MOVE_OPS:
             return "permutation only"
-        if case.op == "map":
-            return "its map has another form, [T, 2E+1]; permute includes making it"
         return "fp8 only in tensors of its own" if case.dtype == "fp8" else None
 
     def remark(self, case) -> str:
         if case.op == "unpermute_bwd" and case.probs:
-            return "mask and probs [T, E] given; prob gradients gathered from [T, E] in the call"
+            return "mask and probs [T, E] given; prob gradients stay [T, E]"
+        if case.op == "map":
+            return "mask [T, E] given; its map stays [T, 2E+1]"
         return "mask and probs [T, E] given"
 
+    def answer(self, case, m, result):
+        """Its map [T, 2E+1] -> [topK, T]; prob gradients [T, E] -> [T, topK]."""
+        if case.op == "map":
+            return _map_by_slot(result, m)
+        if case.op == "unpermute_bwd" and case.probs:
+            rows_grad, probs_grad = result
+            return rows_grad, probs_grad.gather(1, m.ids)
+        return result
+
     def build(self, case, m) -> Callable[[], object]:
-        return _compiled(_mask_call(case, m))
+        return _mask_call(case, m)
+
+
+def _map_by_slot(its_map: torch.Tensor, m) -> torch.Tensor:
+    """Of a token: n rows from column 0, their n experts from column E, n in the last."""
+    experts = m.experts
+    count = its_map[:, -1:]
+    is_used = torch.arange(experts, device=its_map.device) < count
+    expert = torch.where(is_used, its_map[:, experts:-1], experts).long()  # E: nobody's column
+    rows = its_map.new_full((its_map.shape[0], experts + 1), -1)
+    rows.scatter_(1, expert, its_map[:, :experts])
+    return rows.gather(1, m.ids).T.contiguous()
 
 
 def _mask_call(case, m) -> Callable:
@@ -71,6 +93,8 @@ def _mask_call(case, m) -> Callable:
         row_id_map = te.make_row_id_map(mask, tokens, m.experts)
         return spread(m.x, row_id_map), row_id_map
 
+    if case.op == "map":
+        return lambda: te.make_row_id_map(mask, tokens, m.experts)
     if case.op == "permute":
         return permute
     row_id_map = te.make_row_id_map(mask, tokens, m.experts)
@@ -82,10 +106,9 @@ def _mask_call(case, m) -> Callable:
         return lambda: (spread(m.grad, row_id_map),)
 
     def unpermute_bwd():
-        rows_grad, probs_grad = te.unpermute_with_mask_map_bwd_with_merging_probs(
+        return te.unpermute_with_mask_map_bwd_with_merging_probs(
             m.grad, row_id_map, m.rows, probs, **rows_shape
         )
-        return rows_grad, probs_grad.gather(1, m.ids)
 
     return unpermute_bwd
 
@@ -95,7 +118,9 @@ class CudaIndex:
 
     name = "te-index"
 
-    def available(self) -> str | None:
+    def available(self, device) -> str | None:
+        if device.type != "cuda":
+            return "needs a CUDA device"
         try:
             from transformer_engine.pytorch import moe_permute, moe_unpermute  # noqa: F401
         except (ImportError, OSError, RuntimeError, AttributeError) as error:
@@ -117,7 +142,7 @@ class CudaIndex:
         return "int32 ids given" + ("; through autograd" if case.op.endswith("bwd") else "")
 
     def build(self, case, m) -> Callable[[], object]:
-        return _compiled(_index_call(case, m))
+        return _index_call(case, m)
 
 
 def _index_call(case, m) -> Callable:
@@ -140,15 +165,6 @@ def _index_call(case, m) -> Callable:
     rows, probs = m.rows.detach().requires_grad_(), m.probs.detach().requires_grad_()
     y = moe_unpermute(rows, row_id_map, probs, map_type="index")
     return lambda: torch.autograd.grad(y, (rows, probs), m.grad, retain_graph=True)
-
-
-def _compiled(call: Callable) -> Callable:
-    """``call`` after its first run; a compiler's own exceptions become one that is reported."""
-    try:
-        call()
-    except Exception as error:
-        raise RuntimeError(f"{type(error).__name__}: {error}") from error
-    return call
 
 
 PEERS = [TritonMask(), CudaIndex()]

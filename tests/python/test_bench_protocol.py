@@ -61,7 +61,7 @@ class Planted:
     def __init__(self, name, spoil=lambda result: result):
         self.name, self.spoil = name, spoil
 
-    def available(self):
+    def available(self, device):
         return None
 
     def supports(self, case):
@@ -222,7 +222,7 @@ import torch
 
 class Fake:
     name, process, folder_needed = "fake", True, True
-    def available(self):
+    def available(self, device):
         import grouped_gemm  # the old package's, beside which ours cannot live
         return None if grouped_gemm.MARK == 7 else "another grouped_gemm"
     def supports(self, case):
@@ -237,7 +237,7 @@ class Fake:
 
 class Absent:
     name = "absent"
-    def available(self):
+    def available(self, device):
         return "not importable: no such module"
 
 PEERS = [Fake(), Absent()]
@@ -257,7 +257,7 @@ def adapters(tmp_path):
 def test_adapters_of_a_folder_are_loaded_and_absent_ones_named(adapters):
     found = peers.load_adapters(adapters)
     assert [peer.name for peer in found] == ["fake", "absent"]
-    present, absent = peers.sort_out(found, {})
+    present, absent = peers.sort_out(found, {}, torch.device("cpu"))
     assert not present and absent["absent"] == "not importable: no such module"
     assert absent["fake"] == "needs --peer-path fake=FOLDER"
 

@@ -2,7 +2,8 @@
 
 ``complaint(case, operands, result)`` is None or what is wrong, in words. Everything must be
 finite (outputs are poisoned with NaN beforehand); grouped products then go to ``check_gemm.py``,
-movements are checked in full, layers on a sample of tokens.
+movements are checked in full, layers on a sample of tokens. Sums of a movement may be off by one
+rounding, or, for peers that say ``narrow_sums``, by one for each term of the sum and one more.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ def poison(num_bytes: list[int], device: torch.device) -> None:
     del blocks
 
 
-def complaint(case: Case, operands, result) -> str | None:
+def complaint(case: Case, operands, result, narrow_sums: bool = False) -> str | None:
     """None if ``result`` is a right answer to ``case``, else what is wrong."""
     results = result if isinstance(result, tuple) else (result,)
     for index, part in enumerate(results):
@@ -35,7 +36,7 @@ def complaint(case: Case, operands, result) -> str | None:
                 return f"{part}: {wrong}"
         return None
     if isinstance(operands, Move):
-        return _move_complaint(case, operands, results)
+        return _move_complaint(case, operands, results, narrow_sums)
     if isinstance(operands, Logits):
         return _sinkhorn_complaint(operands, results[0])
     if case.op in MOE_OPS:
@@ -50,7 +51,7 @@ def _all_finite(tensor: Tensor) -> bool:
     return all(bool(torch.isfinite(piece).all()) for piece in pieces)
 
 
-def _move_complaint(case: Case, move: Move, results: tuple) -> str | None:
+def _move_complaint(case: Case, move: Move, results: tuple, narrow_sums: bool) -> str | None:
     topk = move.ids.shape[1]
     if case.op == "map":
         right = torch.equal(results[-1].view(topk, -1), move.row_id_map)
@@ -60,18 +61,24 @@ def _move_complaint(case: Case, move: Move, results: tuple) -> str | None:
         right = torch.equal(_bits(results[0]), want)
         return None if right else "the rows differ from those of a stable sort"
     if case.op in ("unpermute", "permute_bwd"):
-        return _close(results[0], _merged(move, case.op == "unpermute"), "rows")
-    return _unpermute_bwd_complaint(case, move, results)
+        want, terms = _merged(move, case.op == "unpermute")
+        # topk roundings of partial sums, each at most the sum of |terms|, and one of each product
+        slack = (topk + 1) * ROUNDING[results[0].dtype] * terms if narrow_sums else 0.0
+        return _close(results[0], want, "rows", slack=slack)
+    return _unpermute_bwd_complaint(case, move, results, narrow_sums)
 
 
-def _merged(move: Move, weighted: bool) -> Tensor:
+def _merged(move: Move, weighted: bool) -> tuple[Tensor, Tensor]:
+    """Each token's sum of rows in float32, and the sum of the terms' sizes."""
     total = torch.zeros(move.x.shape, device=move.x.device)
+    sizes = torch.zeros_like(total)
     for k, rows in enumerate(move.row_id_map.long()):
         term = _gathered(move.rows, rows)
         if weighted and move.probs is not None:
             term *= move.probs[:, k, None]
         total += term
-    return total
+        sizes += term.abs()
+    return total, sizes
 
 
 def _bits(tensor: Tensor) -> Tensor:
@@ -83,31 +90,42 @@ def _gathered(rows: Tensor, index: Tensor) -> Tensor:
     return _bits(rows)[index].view(rows.dtype).float()
 
 
-def _unpermute_bwd_complaint(case: Case, move: Move, results: tuple) -> str | None:
+def _unpermute_bwd_complaint(
+    case: Case, move: Move, results: tuple, narrow_sums: bool
+) -> str | None:
     tokens, topk = move.ids.shape
     grad = move.grad.float()
+    # of each product in the element type, summed in float32
+    rounding = ROUNDING[move.rows.dtype] if narrow_sums else 0.0
     for k, rows in enumerate(move.row_id_map.long()):
         want = grad if move.probs is None else grad * move.probs[:, k, None]
-        wrong = _close(results[0], want, f"row gradients of k = {k}", rows)
+        slack = rounding * want.abs()
+        wrong = _close(results[0], want, f"row gradients of k = {k}", rows, slack)
         if wrong:
             return wrong
         if case.probs:
             terms = _gathered(move.rows, rows) * grad
-            allowed = 1e-5 * terms.abs().sum(1) + 1e-6
+            allowed = (1e-5 + rounding) * terms.abs().sum(1) + 1e-6
             off = (results[1].view(tokens, topk)[:, k] - terms.sum(1)).abs()
             if bool((off > allowed).any()):
                 return f"prob gradients of k = {k} are off by up to {float(off.max()):.3g}"
     return None
 
 
-def _close(got: Tensor, want: Tensor, what: str, index: Tensor | None = None) -> str | None:
-    """One rounding from float32; e4m3 saturates and has subnormals near zero."""
+def _close(
+    got: Tensor,
+    want: Tensor,
+    what: str,
+    index: Tensor | None = None,
+    slack: Tensor | float = 0.0,
+) -> str | None:
+    """One rounding from float32 and ``slack``; e4m3 saturates and has subnormals near zero."""
     rounding = ROUNDING[got.dtype]
     floor = 2.0**-9 if got.dtype == torch.float8_e4m3fn else 1e-6
     if got.dtype == torch.float8_e4m3fn:
         want = want.clamp(-448, 448)
     values = got.float() if index is None else _gathered(got, index)
-    off = (values - want).abs() - 1.05 * rounding * want.abs() - floor
+    off = (values - want).abs() - 1.05 * rounding * want.abs() - floor - slack
     worst = float(off.max()) if off.numel() else 0.0
     return None if worst <= 0 else f"{what}: an element is off by {worst:.3g} beyond rounding"
 

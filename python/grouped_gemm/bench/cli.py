@@ -77,7 +77,7 @@ def _run(arguments: list[str]) -> int:
     device = pick_device(options.device)
     level = "all" if options.all else "quick" if options.quick else "default"
     cases = select(device.type, level, options.op, options.case)
-    peers, absent = _peers(options)
+    peers, absent = _peers(options, device)
     if device.type == "cuda" and level != "all" and not (options.peer or options.case):
         peers = [peer for peer in peers if peer.name != "loop"]
         absent["loop"] = "left out for its time; --all, --peer loop and --case PATTERN have it"
@@ -113,7 +113,7 @@ def pick_device(name: str | None) -> torch.device:
     return device
 
 
-def _peers(options) -> tuple[list, dict[str, str]]:
+def _peers(options, device: torch.device) -> tuple[list, dict[str, str]]:
     folders = {}
     for entry in options.peer_path:
         name, equals, folder = entry.partition("=")
@@ -130,7 +130,7 @@ def _peers(options) -> tuple[list, dict[str, str]]:
         raise ValueError(f"bench: peer got {unknown!r}; needs one of {', '.join(names)}")
     if options.peer:
         found = [p for p in found if p.name == "ours" or p.name in options.peer]
-    return sort_out(found, {p.name: p.folder for p in found if p.folder})
+    return sort_out(found, {p.name: p.folder for p in found if p.folder}, device)
 
 
 def _environment(device: torch.device) -> dict:

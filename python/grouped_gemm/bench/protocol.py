@@ -25,6 +25,7 @@ HOST_CALLS = 100  # calls in a burst of a host case
 HOST_ROUNDS = 20
 HOST_SECONDS = 5.0  # of all bursts together; at least MIN_COLD rounds are made
 MIN_COLD = 3
+EXPECTED = (RuntimeError, ValueError, TypeError, NotImplementedError, AttributeError)
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,8 @@ class Contender:
     operands: object
     checked: bool = True  # False for ceilings, which compute something else
     graph: bool = True  # whether short launches may be replayed from a graph
+    answer: Callable | None = None  # (case, operands, result) -> the result in the checked form
+    narrow_sums: bool = False  # sums in the element type: a wider bound
 
 
 def measure(
@@ -99,19 +102,39 @@ def _check(contender: Contender, timing: Timing, clock) -> None:
         first = contender.call()
         clock.synchronize()
         if contender.checked:
-            parts = first if isinstance(first, tuple) else (first,)
-            sizes = [part.nbytes for part in parts]
+            parts = first if isinstance(first, tuple | list) else (first,)
+            sizes = [part.nbytes for part in parts if isinstance(part, torch.Tensor)]
             del first, parts  # its memory is poisoned too
             checks.poison(sizes, clock.device)
         contender.operands.reset()
         result, timing.peak_bytes = clock.peak_bytes(contender.call)
         if contender.checked:
-            wrong = checks.complaint(contender.case, contender.operands, result)
+            if contender.answer is not None:
+                result = contender.answer(contender.case, contender.operands, result)
+            wrong = checks.complaint(
+                contender.case, contender.operands, result, contender.narrow_sums
+            )
             timing.refused = wrong and f"wrong: {wrong}"
     except torch.OutOfMemoryError:
         timing.refused = "out of memory"
-    except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
-        timing.refused = f"failed: {str(error).splitlines()[0][:200]}"
+    except caught(contender.peer) as error:
+        timing.refused = f"failed: {in_a_line(error)}"
+
+
+def caught(peer: str) -> type[Exception] | tuple[type[Exception], ...]:
+    """What a peer may raise without ending the run: anything, but ours only what operators raise.
+
+    Compilers of foreign peers raise classes of their own, AssertionError and ImportError.
+    """
+    return EXPECTED if peer == "ours" else Exception
+
+
+def in_a_line(error: BaseException, most: int = 200) -> str:
+    """An exception's first line, with the class where that is not one of the usual."""
+    lines = str(error).strip().splitlines()
+    if type(error) in EXPECTED and lines:
+        return lines[0][:most]
+    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"[:most]
 
 
 def _cold(runnable, clock, budget: Budget) -> None:
@@ -162,8 +185,7 @@ def _steady_call(contender: Contender, timing: Timing, clock) -> tuple[Callable,
             try:
                 return *clock.replayed(contender.call, ms), ms
             except RuntimeError as error:
-                reason = str(error).splitlines()[0][:120]
-                timing.notes.append(f"not replayed from a graph: {reason}")
+                timing.notes.append(f"not replayed from a graph: {in_a_line(error, 120)}")
         else:
             timing.notes.append("not replayed from a graph")
     return contender.call, 1, ms

@@ -174,10 +174,25 @@ def page_text(results: Results, source: str, plots: list[str]) -> str:
     notes = [f"- {line}" for line in remark_lines(results)]
     notes += [f"- {text}" for text in results.thinned]
     notes += [f"- {name}: {why}" for name, why in results.absent.items()]
-    for title, lines in (("Refused", refused), ("Remarks, thinned, absent", notes)):
+    plans = [f"- {name}: `{text}`" for name, text in plans_of(results)]
+    for title, lines in (
+        ("Refused", refused),
+        ("Remarks, thinned, absent", notes),
+        ("Plans: the path that each case takes, and why", plans),
+    ):
         if lines:
             parts += [f"## {title}", "\n".join(lines)]
     return "\n\n".join(parts) + "\n"
+
+
+def plans_of(results: Results) -> list[tuple[str, str]]:
+    """(case, plan) of every implementation that told one; its name too where it is not ours."""
+    return [
+        (row.case.name if name == "ours" else f"{row.case.name}: {name}", text)
+        for row in results.rows
+        for name, text in row.plans.items()
+        if text
+    ]
 
 
 def cell_table(rows: list[Row]) -> str:

@@ -35,6 +35,7 @@ class Row:
     bridges: dict[str, Timing] = field(default_factory=dict)  # peer -> dense in its process
     left_out: dict[str, str] = field(default_factory=dict)  # peer -> why
     remarks: dict[str, str] = field(default_factory=dict)  # peer -> what is different about it
+    plans: dict[str, str] = field(default_factory=dict)  # peer -> how it goes about the case
 
 
 @dataclass

@@ -13,8 +13,8 @@ from .ceilings import ceiling_rate, measure_ceilings
 from .clock import make_clock
 from .floors import bytes_moved, floor_ms, flops
 from .operands import Operands
-from .peers import Peer, trait
-from .protocol import Budget, Contender, Timing, measure
+from .peers import Peer, remark_of, trait
+from .protocol import Budget, Contender, Timing, caught, in_a_line, measure
 from .results import Results, Row, median_ms
 from .worker import WorkerPeer
 
@@ -98,13 +98,14 @@ class Session:
                 try:
                     self.block(block, self.budget.with_windows(windows))
                 except RuntimeError as error:  # a broken device breaks the rest too, but not this
-                    reason = str(error).splitlines()[0][:200]
-                    self.results.thinned.append(f"{block[0].block}: stopped: {reason}")
+                    self.results.thinned.append(f"{block[0].block}: stopped: {in_a_line(error)}")
                 pace.learn(time.monotonic() - start, counts[index], windows)
             report("", len(blocks), len(blocks))
         finally:
             for worker in self.workers:
                 worker.close()
+                if worker.reason is not None:
+                    self.results.absent.setdefault(worker.peer.name, worker.reason)
         self._collect_notes()
         self.results.seconds = pace.elapsed()
 
@@ -157,18 +158,26 @@ class Session:
                 else:
                     try:
                         contenders.append(_contender(peer, case, made[case.name]))
-                    except (RuntimeError, ValueError, TypeError, AttributeError) as error:
-                        refused = f"failed to build: {str(error)[:200]}"
+                    except caught(peer.name) as error:
+                        refused = f"failed to build: {in_a_line(error)}"
                         rows[case.name].timings[peer.name] = Timing(refused=refused)
                         continue
                     homes.append(shared := [case])
-                if reason is None and hasattr(peer, "remark"):
-                    rows[case.name].remarks[peer.name] = peer.remark(case)
+                if reason is None:
+                    self._describe(peer, rows[case.name])
         for contender, home, timing in zip(
             contenders, homes, measure(contenders, self.clock, budget), strict=True
         ):
             for case in home:
                 rows[case.name].timings[contender.peer] = timing
+
+    def _describe(self, peer: Peer, row: Row) -> None:
+        """What the peer says of itself: how it differs, and which path it takes."""
+        remark = remark_of(peer, row.case)
+        if remark:
+            row.remarks[peer.name] = remark
+        if hasattr(peer, "explain"):
+            row.plans[peer.name] = peer.explain(row.case, self.clock.device)
 
     def _floors(self, row: Row) -> None:
         for mode in ("cold", "steady"):
@@ -198,4 +207,6 @@ def _contender(peer: Peer, case: Case, operands) -> Contender:
         operands,
         checked=not trait(peer, "ceiling"),
         graph=trait(peer, "graph", True),
+        answer=trait(peer, "answer", None),
+        narrow_sums=trait(peer, "narrow_sums"),
     )

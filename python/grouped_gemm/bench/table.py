@@ -113,6 +113,7 @@ def summary_lines(results: Results) -> list[str]:
             if timing.refused:
                 lines.append(f"refused: {row.case.name}: {name}: {timing.refused}")
     lines += remark_lines(results)
+    lines += detour_lines(results)
     lines += [f"thinned: {text}" for text in results.thinned]
     lines += [f"absent: {name}: {why}" for name, why in results.absent.items()]
     return lines
@@ -122,6 +123,20 @@ def remark_lines(results: Results) -> list[str]:
     """What peers say of how they differ, each once."""
     said = {f"{n}: {text}": None for row in results.rows for n, text in row.remarks.items() if text}
     return [f"remark: {line}" for line in said]
+
+
+def detour_lines(results: Results) -> list[str]:
+    """Why cases do not take their device's best path: each reason once, with one such case."""
+    reasons: dict[str, list[str]] = {}
+    for row in results.rows:
+        plan = row.plans.get("ours", "")
+        reason = plan.partition(" because ")[2] or (plan if plan.startswith("none: ") else "")
+        if reason:
+            reasons.setdefault(reason, []).append(row.case.name)
+    return [
+        f"another path: {names[0]}" + (f" and {len(names) - 1} more" if names[1:] else "")
+        + f": {reason}" for reason, names in reasons.items()
+    ]  # fmt: skip
 
 
 def ceiling_lines(results: Results) -> list[str]:

@@ -63,8 +63,17 @@ class WorkerPeer:
         self.reason = f"its process ended: {last[:200]}"
         return None
 
+    def _ask(self, line: str) -> dict | None:
+        try:
+            self._process.stdin.write(line)
+            self._process.stdin.flush()
+        except OSError:
+            pass  # it ended between two blocks; what it left says why
+        return self._answer()
+
     def measure(self, rows: dict, budget) -> None:
         """Fills timings and bridges of the rows that the peer supports."""
+        from .peers import remark_of
         from .protocol import Timing
 
         name = self.peer.name
@@ -82,19 +91,21 @@ class WorkerPeer:
         answer = None
         if self.reason is None:
             request = {"cases": [asdict(row.case) for row in wanted], "budget": asdict(budget)}
-            self._process.stdin.write(json.dumps(request) + "\n")
-            self._process.stdin.flush()
-            answer = self._answer()
+            answer = self._ask(json.dumps(request) + "\n")
         for row in wanted:
             if answer is None:
                 row.left_out[name] = self.reason
                 continue
-            for key, target, label in (("peer", row.timings, name), ("dense", row.bridges, name)):
-                timing = answer[row.case.name].get(key)
-                if timing is not None:
-                    target[label] = Timing(**timing)
-            if hasattr(self.peer, "remark"):
-                row.remarks[name] = self.peer.remark(row.case)
+            cell = answer["cells"].get(row.case.name, {"left_out": answer["failed"]})
+            if cell.get("peer") is None:
+                row.left_out[name] = cell.get("left_out") or "its process gave no timing"
+                continue
+            row.timings[name] = Timing(**cell["peer"])
+            if cell.get("dense") is not None:
+                row.bridges[name] = Timing(**cell["dense"])
+            remark = remark_of(self.peer, row.case)
+            if remark:
+                row.remarks[name] = remark
 
     def close(self) -> None:
         if self._process is not None and self._process.poll() is None:
@@ -137,12 +148,13 @@ def main(setup: dict) -> None:
 
     found = peers.load_adapter_file(pathlib.Path(setup["file"]))
     peer = next(p for p in found if p.name == setup["peer"])
-    peer.process = False
-    reason = peer.available()
+    peer.process, peer.folder = False, setup["folder"]
+    device = torch.device(setup["device"])
+    reason = peer.available(device)
     send({"absent": reason})
     if reason is not None:
         return
-    session = _session(peer, torch.device(setup["device"]))
+    session = _session(peer, device)
     for line in sys.stdin:
         send(_measure(json.loads(line), session, peer.name))
 
@@ -158,22 +170,30 @@ def _session(peer, device):
 
 
 def _measure(request: dict, session, name: str) -> dict:
-    """case -> {peer, dense}: timings of the peer and its bridge, measured interleaved."""
+    """{cells: case -> {peer, dense, left_out}, failed: why the block ended, or None}.
+
+    Timings of the peer and its bridge, measured interleaved; what a block raises ends that block.
+    """
     from grouped_gemm_bench.cases import Case
-    from grouped_gemm_bench.protocol import Budget
+    from grouped_gemm_bench.protocol import Budget, in_a_line
     from grouped_gemm_bench.results import CEILINGS, Results
 
     session.results = Results({})
-    session.block([Case(**case) for case in request["cases"]], Budget(**request["budget"]))
-    answer = {}
+    failed = None
+    try:
+        session.block([Case(**case) for case in request["cases"]], Budget(**request["budget"]))
+    except Exception as error:
+        failed = f"stopped: {in_a_line(error)}"
+    cells = {}
     for row in session.results.rows:
         bridge = next((row.timings[c] for c in CEILINGS if c in row.timings), None)
         timing = row.timings.get(name)
-        answer[row.case.name] = {
+        cells[row.case.name] = {
             "peer": timing and asdict(timing),
             "dense": bridge and asdict(bridge),
+            "left_out": row.left_out.get(name, failed),
         }
-    return answer
+    return {"cells": cells, "failed": failed}
 
 
 if __name__ == "__main__":

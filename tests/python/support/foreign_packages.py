@@ -37,15 +37,18 @@ def gmm(a, b, batch_sizes, trans_a=False, trans_b=False, c=None):
     return c
 
 def unpermute(input, row_id_map, prob, max_tokens, num_topK):
-    rows = input[row_id_map.view(num_topK, max_tokens).long()].float()
-    weights = prob.T[:, :, None] if prob.numel() else 1.0
-    return (rows * weights).sum(0).to(input.dtype)
+    rows = input[row_id_map.view(num_topK, max_tokens).long()]
+    total = torch.zeros(max_tokens, input.shape[1], dtype=input.dtype)
+    for k in range(num_topK):  # each product and sum rounded to the element type
+        weight = prob[:, k, None].to(input.dtype) if prob.numel() else 1.0
+        total = total + rows[k] * weight
+    return total
 
 def unpermute_bwd(input_bwd, input_fwd, row_id_map, prob):
     index = row_id_map.view(prob.shape[1], -1).long()
     act_grad = torch.empty_like(input_fwd)
     act_grad[index] = (input_bwd * prob.T[:, :, None]).to(input_fwd.dtype)
-    return [act_grad, (input_bwd.float() * input_fwd[index].float()).sum(-1).T.contiguous()]
+    return [act_grad, (input_bwd * input_fwd[index]).float().sum(-1).T.contiguous()]
 """
 OPS = """
 import torch
@@ -88,8 +91,25 @@ def write_old_package(folder):
 
 
 def te_map(routing_map, num_tokens, num_experts):
+    """Of a token: its n rows from column 0, their experts from column E, n last; others unset."""
     row = routing_map.T.flatten().cumsum(0).view(num_experts, -1).T - 1
-    return torch.where(routing_map.bool(), row, -1).int()  # opaque to the adapter
+    out = torch.full((num_tokens, 2 * num_experts + 1), -99, dtype=torch.int32)
+    for t in range(num_tokens):
+        chosen = routing_map[t].nonzero().flatten().flip(0)
+        out[t, : len(chosen)] = row[t, chosen].int()
+        out[t, num_experts : num_experts + len(chosen)] = chosen.int()
+        out[t, -1] = len(chosen)
+    return out
+
+
+def te_rows(row_id_map):
+    """[T, E]: the row of each pair, -1 where the token does not visit the expert."""
+    num_experts = row_id_map.shape[1] // 2
+    rows = torch.full((len(row_id_map), num_experts), -1, dtype=torch.int32)
+    for t, entries in enumerate(row_id_map):
+        count = int(entries[-1])
+        rows[t, entries[num_experts : num_experts + count].long()] = entries[:count]
+    return rows
 
 
 def te_functions(with_padding):
@@ -115,6 +135,7 @@ def unpermute_with_mask_map_bwd_with_merging_probs(
 
 
 def te_spread(inp, row_id_map, num_rows):
+    row_id_map = te_rows(row_id_map)
     token, expert = (row_id_map >= 0).nonzero(as_tuple=True)
     out = inp.new_empty(num_rows, inp.shape[1])
     out[row_id_map[token, expert].long()] = inp[token]
@@ -122,11 +143,13 @@ def te_spread(inp, row_id_map, num_rows):
 
 
 def te_merge(inp, row_id_map, probs):
+    row_id_map = te_rows(row_id_map)
     rows = inp[row_id_map.clamp(min=0).long()].float() * (row_id_map >= 0)[:, :, None]
     return (rows if probs is None else rows * probs[:, :, None]).sum(1).to(inp.dtype)
 
 
 def te_backward(grad, row_id_map, rows, probs):
+    row_id_map = te_rows(row_id_map)
     token, expert = (row_id_map >= 0).nonzero(as_tuple=True)
     index = row_id_map[token, expert].long()
     rows_grad, probs_grad = torch.empty_like(rows), torch.zeros_like(probs)

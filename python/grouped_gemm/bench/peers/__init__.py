@@ -3,12 +3,18 @@
 An adapter is an object with
 
     name: str                       what tables call it
-    available() -> str | None       None, or why it cannot run here ("not importable: ...")
+    available(device) -> str | None None, or why it cannot run there ("not importable: ...")
     supports(case) -> str | None    None, or why it does not compute this case
     build(case, operands) -> call   a function without arguments that computes the case once
 
 and, where they apply, these attributes:
 
+    remark(case) -> str         how it differs from the others; printed under the tables
+    explain(case, device) -> str    which path it takes for a case and why; kept with the results
+    answer(case, operands, result) -> result    turns its own form of a result (padded rows, another
+                       form of map) into the one of the table below, before the check and untimed
+    narrow_sums = True its movements add in the element type: the check allows a rounding for each
+                       term, and the remark says so
     ceiling = True     computes something else with the case's FLOPs or bytes (dense, copy); its
                        results are not checked
     graph = False      its launches cannot be captured in a CUDA graph
@@ -31,7 +37,8 @@ and, where they apply, these attributes:
 
 Work that a user would do once (transposing weights, importing, compiling) belongs into build;
 work of every call belongs into the call. A peer that needs other operands (rows padded to 128,
-say) says so in ``remark(case) -> str``, which tables print.
+say), or whose result needs ``answer`` for what a user would have to do as well, says so in
+``remark``. Whatever build, the first two calls or ``answer`` raise refuses this cell alone.
 
 ``--peers FOLDER`` loads every ``*.py`` of a folder that does not begin with ``_``; each defines
 ``PEERS``, a list of adapters. Adapters import the instrument from where they were loaded:
@@ -46,7 +53,9 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
-from ..cases import Case
+import torch
+
+from ..cases import MOVE_OPS, Case
 
 
 class Peer(Protocol):
@@ -54,7 +63,7 @@ class Peer(Protocol):
 
     name: str
 
-    def available(self) -> str | None: ...
+    def available(self, device: torch.device) -> str | None: ...
 
     def supports(self, case: Case) -> str | None: ...
 
@@ -64,6 +73,14 @@ class Peer(Protocol):
 def trait(peer: Peer, name: str, default=False):
     """An attribute that an adapter may leave out."""
     return getattr(peer, name, default)
+
+
+def remark_of(peer: Peer, case: Case) -> str:
+    """The peer's own words and, where its results are judged by another bound, that."""
+    said = [peer.remark(case)] if hasattr(peer, "remark") else []
+    if trait(peer, "narrow_sums") and case.op in MOVE_OPS and case.op not in ("map", "permute"):
+        said.append("checked with a rounding for each term")
+    return "; ".join(text for text in said if text)
 
 
 def load_adapters(folder: str | pathlib.Path) -> list[Peer]:
@@ -108,15 +125,17 @@ def builtin_peers() -> list[Peer]:
     ]
 
 
-def sort_out(peers: Iterable[Peer], folders: dict[str, str]) -> tuple[list[Peer], dict[str, str]]:
-    """(those that can run here, name -> why not for the others)."""
+def sort_out(
+    peers: Iterable[Peer], folders: dict[str, str], device: torch.device
+) -> tuple[list[Peer], dict[str, str]]:
+    """(those that can run on the device, name -> why not for the others)."""
     present, absent = [], {}
     for peer in peers:
         if trait(peer, "folder_needed") and peer.name not in folders:
             absent[peer.name] = f"needs --peer-path {peer.name}=FOLDER"
             continue
         # what runs in its own process is asked there, beside its own packages
-        reason = None if trait(peer, "process") else peer.available()
+        reason = None if trait(peer, "process") else peer.available(device)
         if reason is None:
             present.append(peer)
         else:

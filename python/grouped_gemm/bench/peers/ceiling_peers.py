@@ -21,7 +21,7 @@ class Dense:
     name = "dense"
     ceiling = True
 
-    def available(self) -> str | None:
+    def available(self, device: torch.device) -> str | None:
         return None
 
     def supports(self, case: Case) -> str | None:
@@ -71,7 +71,7 @@ class Copy:
     ceiling = True
     graph = True
 
-    def available(self) -> str | None:
+    def available(self, device: torch.device) -> str | None:
         return None
 
     def supports(self, case: Case) -> str | None:
@@ -97,7 +97,7 @@ class Launch:
     name = "x * 2"
     ceiling = True
 
-    def available(self) -> str | None:
+    def available(self, device: torch.device) -> str | None:
         return None
 
     def supports(self, case: Case) -> str | None:

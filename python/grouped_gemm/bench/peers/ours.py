@@ -16,11 +16,17 @@ from ..operands import DTYPES, Gemm, Layer, Move
 class Ours:
     name = "ours"
 
-    def available(self) -> str | None:
+    def available(self, device: torch.device) -> str | None:
         return None
 
     def supports(self, case: Case) -> str | None:
         return None
+
+    def explain(self, case: Case, device: torch.device) -> str:
+        """The library's own plan of the case: what ``info`` prints too."""
+        from .. import paths
+
+        return paths.explain_case(case, paths.Where.of(device))
 
     def build(self, case: Case, operands) -> Callable[[], object]:
         import grouped_gemm

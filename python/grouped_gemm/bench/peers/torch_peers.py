@@ -18,7 +18,7 @@ class TorchGrouped:
 
     name = "torch"
 
-    def available(self) -> str | None:
+    def available(self, device: torch.device) -> str | None:
         return None if hasattr(F, "grouped_mm") else f"torch {torch.__version__} has no grouped_mm"
 
     def supports(self, case: Case) -> str | None:
@@ -163,7 +163,7 @@ class Loop:
 
     name = "loop"
 
-    def available(self) -> str | None:
+    def available(self, device: torch.device) -> str | None:
         return None
 
     def supports(self, case: Case) -> str | None:
