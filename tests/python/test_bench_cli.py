@@ -1,10 +1,10 @@
-"""The command line on the CPU with tiny budgets, and the profile's reader."""
+"""The command line on the CPU with tiny budgets."""
 
 import pathlib
 
 import pytest
 from grouped_gemm import __main__ as main
-from grouped_gemm.bench import environment, profile, protocol
+from grouped_gemm.bench import cli, environment, protocol
 from grouped_gemm.bench.results import Results
 
 TINY = protocol.Budget(2, 0.01, windows=1, window_seconds=0.002, lead_seconds=0.0)
@@ -80,42 +80,8 @@ def test_the_command_kept_with_the_results_has_no_paths():
     assert kept == "python -m grouped_gemm bench --quick --case 'fwd/*'"
 
 
-NCU = """==PROF== Connected to process 1
-"ID","Kernel Name","gpu__time_duration.sum","sm__throughput.avg.pct_of_peak_sustained_elapsed",\
-"gpu__compute_memory_throughput.avg.pct_of_peak_sustained_elapsed",\
-"gpu__dram_throughput.avg.pct_of_peak_sustained_elapsed","dram__bytes_read.sum",\
-"dram__bytes_write.sum","sm__warps_active.avg.pct_of_peak_sustained_active",\
-"launch__registers_per_thread","smsp__average_warps_issue_stalled_barrier_per_issue_active.ratio",\
-"smsp__average_warps_issue_stalled_long_scoreboard_per_issue_active.ratio",\
-"smsp__average_warps_issue_stalled_selected_per_issue_active.ratio"
-"","","ns","%","%","%","byte","byte","%","register/thread","inst","inst","inst"
-"0","gmm_kernel","75,000","85.1","40.2","20","100,000,000","50,000,000","12.5","168","0.5","2.25","1"
-"1","copy_kernel","25,000","10","92","91","60,000,000","15,000,000","80","32","0","9","1"
-"""
-
-
-def test_the_profile_says_what_bounds_each_kernel_and_why(tmp_path, capsys):
-    path = tmp_path / "ncu.csv"
-    path.write_text(NCU)
-    assert bench("profile", "--csv", str(path)) == 0
-    shown = capsys.readouterr().out
-    assert "2 kernels, 100.0 us" in shown and "gmm_kernel: 75.0 us (75 %)" in shown
-    first, second = shown.split("copy_kernel")
-    assert "bound by compute" in first and "2000 GB/s" in first  # 150 MB in 75 us
-    assert "long_scoreboard 2.25, barrier 0.50" in first and "registers 168" in first
-    assert "bound by memory" in second and "3000 GB/s" in second
-
-
-def test_bounds_are_told_apart():
-    assert profile.bound(30, 40).startswith("latency")
-    assert profile.bound(80, 85) == "compute and memory alike"
-    assert profile.bound(None, 85).startswith("unknown")
-    with pytest.raises(ValueError, match="header with ID"):
-        profile.read_kernels("nothing")
-
-
 def test_only_one_module_of_the_instrument_imports_the_package_under_test():
-    folder = pathlib.Path(profile.__file__).parent
+    folder = pathlib.Path(cli.__file__).parent
     importing = [
         str(path.relative_to(folder))
         for path in sorted(folder.rglob("*.py"))

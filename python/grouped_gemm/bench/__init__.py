@@ -8,6 +8,7 @@
     clock.py     how one call is timed              protocol.py  cold and steady, interleaved
     session.py   a whole run within its time        worker.py  a peer in a process of its own
     results.py   the JSON, statistics, compare      table.py, report.py, plots.py  what is shown
+    paths.py     the library's plans, printed       profile.py, ncu.py  Nsight Compute on a case
 
 The worker loads this package under another name, beside an old package that has our module's
 name; so grouped_gemm itself is imported in ``peers/ours.py``, and in ``cli.py`` and ``paths.py``,

@@ -3,19 +3,22 @@
     python -m grouped_gemm bench profile CASE [--peer NAME] [--keep REPORT.csv]
     python -m grouped_gemm bench profile --csv REPORT.csv      a report made earlier
 
-Runs this package under ``ncu`` with clocks left as they are; the case is called once between
-cudaProfilerStart and Stop, after a warm-up. Reads ncu's raw page as CSV.
+Runs this package under ``ncu``, with clocks left as they are unless ``--clock-control base`` asks
+for steady ones; the case is called once between cudaProfilerStart and Stop, after a warm-up, each
+of its kernels on an empty L2 (ncu's default). ``ncu.py`` reads the CSV.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
-import io
+import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
+
+from .ncu import Kernel, read_kernels
 
 SECTIONS = (
     "SpeedOfLight",
@@ -26,10 +29,32 @@ SECTIONS = (
     "SchedulerStats",
     "WarpStateStats",
 )
-_STALL = "smsp__average_warps_issue_stalled_"
-_STALL_END = "_per_issue_active.ratio"
-_TO_SECONDS = {"ns": 1e-9, "nsecond": 1e-9, "us": 1e-6, "usecond": 1e-6, "ms": 1e-3, "s": 1.0}
-_TO_BYTES = {"byte": 1.0, "Kbyte": 1e3, "Mbyte": 1e6, "Gbyte": 1e9, "Tbyte": 1e12}
+# Older and newer versions spell some metrics differently: the first that is there counts.
+METRICS = {
+    "duration": ("gpu__time_duration.sum", "gpu__time_duration_measured_wallclock.sum"),
+    "compute": ("sm__throughput.avg.pct_of_peak_sustained_elapsed",),
+    "memory": ("gpu__compute_memory_throughput.avg.pct_of_peak_sustained_elapsed",),
+    "DRAM": (
+        "gpu__dram_throughput.avg.pct_of_peak_sustained_elapsed",
+        "dram__throughput.avg.pct_of_peak_sustained_elapsed",
+    ),
+    "occupancy": ("sm__warps_active.avg.pct_of_peak_sustained_active",),
+    "possible occupancy": (
+        "sm__maximum_warps_per_active_cycle_pct",
+        "launch__occupancy_theoretical_pct",
+    ),
+    "registers": ("launch__registers_per_thread",),
+    "threads": ("launch__block_size",),
+    "blocks": ("launch__grid_size",),
+    "waves": ("launch__waves_per_multiprocessor",),
+}
+_DRAM_RATE = "dram__bytes.sum.per_second"
+_DRAM_BYTES = ("dram__bytes_read.sum", "dram__bytes_write.sum")
+# A ratio is warps waiting for each instruction issued; the other is a share of the warps.
+_STALLS = (
+    re.compile(r"smsp__average_warps_issue_stalled_(\w+?)_per_issue_active\.ratio"),
+    re.compile(r"smsp__warp_issue_stalled_(\w+?)_per_warp_active\.pct"),
+)
 
 
 def main(arguments: list[str]) -> int:
@@ -38,38 +63,66 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--peer", default="ours")
     parser.add_argument("--keep", metavar="PATH", help="keep ncu's CSV there")
     parser.add_argument("--csv", metavar="PATH", help="summarise this CSV; runs nothing")
+    parser.add_argument("--clock-control", choices=("none", "base"), default="none")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)  # under ncu
     options = parser.parse_args(arguments)
     if options.csv:
-        print(summary(pathlib.Path(options.csv).read_text()))
+        print(summary(_read(options.csv)))
         return 0
     if options.case is None:
         raise ValueError("bench: profile got no case; needs a name; `bench list` prints them")
     if options.inside:
         _call_once(options.case, options.peer)
         return 0
-    text = _run_ncu(options.case, options.peer)
+    text = _run_ncu(options.case, options.peer, options.clock_control)
     if options.keep:
+        pathlib.Path(options.keep).parent.mkdir(parents=True, exist_ok=True)
         pathlib.Path(options.keep).write_text(text)
+        print(f"written: {options.keep}")
     print(summary(text))
     return 0
 
 
-def _run_ncu(case: str, peer: str) -> str:
+def _read(path: str) -> str:
+    try:
+        return pathlib.Path(path).read_text()
+    except OSError as error:
+        raise ValueError(
+            f"bench: --csv got {path}, {error.strerror}; needs a file that --keep wrote"
+        ) from None
+
+
+def _run_ncu(case: str, peer: str, clock_control: str) -> str:
     ncu = shutil.which("ncu")
     if ncu is None:
         raise ValueError("bench: profile got no ncu on the PATH; needs Nsight Compute; install it")
-    command = [ncu, "--clock-control", "none", "--profile-from-start", "off", "--csv"]
+    command = [ncu, "--clock-control", clock_control, "--profile-from-start", "off", "--csv"]
     command += ["--page", "raw", "--print-units", "base"]
     for section in SECTIONS:
         command += ["--section", section]
-    inside = [sys.executable, "-m", "grouped_gemm", "bench", "profile", case, "--peer", peer]
-    done = subprocess.run([*command, *inside, "--inside"], capture_output=True, text=True)
+    command += [sys.executable, "-m", "grouped_gemm", "bench", "profile", case, "--peer", peer]
+    # numbers with points, whatever the machine's language
+    environment = {**os.environ, "LC_ALL": "C"}
+    done = subprocess.run([*command, "--inside"], capture_output=True, text=True, env=environment)
     if done.returncode != 0 or '"ID"' not in done.stdout:
-        lines = (done.stdout + done.stderr).strip().splitlines()
-        reason = next((line for line in lines if "ERROR" in line), lines[-1] if lines else "")
-        raise ValueError(f"bench: ncu got as far as: {reason}; needs the right to read counters")
+        raise ValueError(_why_no_profile(done.stdout + "\n" + done.stderr))
     return done.stdout
+
+
+def _why_no_profile(output: str) -> str:
+    """The case's own complaint if it has one, else ncu's, with what to do about it."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    own = next((line for line in lines if line.startswith("bench: ")), None)
+    if own is not None:
+        return own
+    said = [line for line in lines if line.startswith(("==ERROR==", "==WARNING=="))]
+    reason = said[0] if said else (lines or ["nothing"])[-1]
+    if "ERR_NVGPUCTRPERM" in output:
+        return (
+            f"bench: ncu said: {reason}; needs the right to read the GPU's counters; run as root, "
+            "or load the driver with NVreg_RestrictProfilingToAdminUsers=0"
+        )
+    return f"bench: ncu said: {reason}; needs a profile of one call; run the case alone first"
 
 
 def _call_once(name: str, peer_name: str) -> None:
@@ -94,42 +147,13 @@ def _call_once(name: str, peer_name: str) -> None:
     torch.cuda.profiler.stop()
 
 
-# ---- reading -----------------------------------------------------------------
-
-
-def read_kernels(text: str) -> list[dict[str, tuple[str, str]]]:
-    """One dict for each launch: column -> (value, unit). Lines before the header are skipped."""
-    lines = text.splitlines()
-    start = next((i for i, line in enumerate(lines) if line.startswith('"ID"')), None)
-    if start is None:
-        raise ValueError("bench: the CSV got no header with ID; needs ncu's --csv --page raw")
-    header, units, *rows = csv.reader(io.StringIO("\n".join(lines[start:])))
-    return [
-        dict(zip(header, zip(row, units, strict=False), strict=False))
-        for row in rows
-        if len(row) >= len(header) - 1 and row[0].isdigit()
-    ]
-
-
-def _value(kernel: dict, name: str) -> float | None:
-    text = kernel.get(name, ("", ""))[0].replace(",", "")
-    try:
-        return float(text)
-    except ValueError:
-        return None
-
-
-def _scaled(kernel: dict, name: str, scales: dict[str, float]) -> float | None:
-    value = _value(kernel, name)
-    if value is None:
-        return None
-    return value * scales.get(kernel[name][1].split("/")[0], 1.0)
+# ---- the summary -------------------------------------------------------------
 
 
 def summary(text: str) -> str:
-    """A few lines for each kernel, longest first in the order of launching."""
+    """A few lines for each kernel, in the order of launching."""
     kernels = read_kernels(text)
-    total = sum(_scaled(k, "gpu__time_duration.sum", _TO_SECONDS) or 0 for k in kernels)
+    total = sum(_metric(kernel, "duration") or 0 for kernel in kernels)
     lines = [f"{len(kernels)} kernels, {total * 1e6:.1f} us"]
     for kernel in kernels:
         lines += ["", *_kernel_lines(kernel, total)]
@@ -147,51 +171,72 @@ def bound(compute: float | None, memory: float | None) -> str:
     return "compute" if compute > memory else "memory"
 
 
-def _kernel_lines(kernel: dict, total: float) -> list[str]:
-    name = kernel.get("Kernel Name", ("?", ""))[0]
-    seconds = _scaled(kernel, "gpu__time_duration.sum", _TO_SECONDS) or 0
-    compute = _value(kernel, "sm__throughput.avg.pct_of_peak_sustained_elapsed")
-    memory = _value(kernel, "gpu__compute_memory_throughput.avg.pct_of_peak_sustained_elapsed")
-    dram = _value(kernel, "gpu__dram_throughput.avg.pct_of_peak_sustained_elapsed")
-    rate = _scaled(kernel, "dram__bytes.sum.per_second", _TO_BYTES)
-    if rate is None:
-        moved = [_scaled(kernel, f"dram__bytes_{way}.sum", _TO_BYTES) for way in ("read", "write")]
-        rate = sum(moved) / seconds if None not in moved and seconds else None
-    share = f" ({seconds / total * 100:.0f} %)" if total else ""
-    lines = [f"{name[:110]}: {seconds * 1e6:.1f} us{share}"]
-    lines.append(f"  bound by {bound(compute, memory)}")
-    lines.append(
+def _metric(kernel: Kernel, what: str) -> float | None:
+    return next((kernel.metrics[m] for m in METRICS[what] if m in kernel.metrics), None)
+
+
+def _dram_rate(kernel: Kernel, seconds: float | None) -> float | None:
+    """Bytes per second."""
+    if _DRAM_RATE in kernel.metrics:
+        return kernel.metrics[_DRAM_RATE]
+    moved = [kernel.metrics.get(name) for name in _DRAM_BYTES]
+    return sum(moved) / seconds if None not in moved and seconds else None
+
+
+def _kernel_lines(kernel: Kernel, total: float) -> list[str]:
+    seconds = _metric(kernel, "duration")
+    rate = _dram_rate(kernel, seconds)
+    time = "no duration" if seconds is None else f"{seconds * 1e6:.1f} us"
+    share = f" ({seconds / total * 100:.0f} %)" if seconds and total else ""
+    compute, memory = _metric(kernel, "compute"), _metric(kernel, "memory")
+    shown = [
+        f"{what} {value:g}"
+        for what in ("registers", "threads", "blocks", "waves")
+        if (value := _metric(kernel, what)) is not None
+    ]
+    lines = [
+        f"{_short(kernel.name)}: {time}{share}",
+        f"  bound by {bound(compute, memory)}",
         f"  of peak: compute {_percent(compute)}, memory {_percent(memory)}, "
-        f"DRAM {_percent(dram)}" + (f" at {rate / 1e9:.0f} GB/s" if rate else "")
-    )
-    reached = _value(kernel, "sm__warps_active.avg.pct_of_peak_sustained_active")
-    possible = _value(kernel, "sm__maximum_warps_per_active_cycle_pct")
-    facts = {
-        "registers": "launch__registers_per_thread",
-        "threads": "launch__block_size",
-        "blocks": "launch__grid_size",
-        "waves": "launch__waves_per_multiprocessor",
-    }
-    shown = [f"{k} {v:g}" for k, n in facts.items() if (v := _value(kernel, n)) is not None]
-    lines.append(
-        f"  occupancy {_percent(reached)} of {_percent(possible)} possible; {', '.join(shown)}"
-    )
-    lines.append(f"  stalls, warps per issue: {_stalls(kernel)}")
+        f"DRAM {_percent(_metric(kernel, 'DRAM'))}"
+        + (f" at {rate / 1e9:.0f} GB/s" if rate else ""),
+        f"  occupancy {_percent(_metric(kernel, 'occupancy'))} of "
+        f"{_percent(_metric(kernel, 'possible occupancy'))} possible; {', '.join(shown)}",
+        f"  stalls, {_stalls(kernel)}",
+    ]
+    missing = [names[0] for what, names in METRICS.items() if _metric(kernel, what) is None]
+    if missing:
+        lines.append(f"  not reported: {', '.join(missing)}")
     return lines
+
+
+def _short(name: str, most: int = 110) -> str:
+    """Without what templates repeat."""
+    name = name.removeprefix("void ").replace("grouped_gemm::", "").replace("gg::", "")
+    return name if len(name) <= most else name[: most - 3] + "..."
 
 
 def _percent(value: float | None) -> str:
     return "?" if value is None else f"{value:.0f} %"
 
 
-def _stalls(kernel: dict, most: int = 4) -> str:
+def _stalls(kernel: Kernel, most: int = 4) -> str:
     """The reasons for which warps wait, heaviest first; not_issued counts twice, so left out."""
-    found = {}
-    for column in kernel:
-        if column.startswith(_STALL) and column.endswith(_STALL_END):
-            reason = column[len(_STALL) : -len(_STALL_END)]
-            value = _value(kernel, column)
-            if value and reason != "selected" and not reason.endswith("_not_issued"):
-                found[reason] = value
-    heaviest = sorted(found.items(), key=lambda item: -item[1])[:most]
-    return ", ".join(f"{reason} {value:.2f}" for reason, value in heaviest) or "none reported"
+    for pattern, unit, form in zip(
+        _STALLS, ("warps per issue", "of the warps"), ("{:.2f}", "{:.0f} %"), strict=True
+    ):
+        found = {
+            match.group(1): value
+            for column, value in kernel.metrics.items()
+            if value and (match := pattern.fullmatch(column))
+        }
+        waiting = [
+            item
+            for item in found.items()
+            if item[0] != "selected" and not item[0].endswith("_not_issued")
+        ]
+        heaviest = sorted(waiting, key=lambda item: -item[1])[:most]
+        if heaviest:
+            shown = ", ".join(f"{reason} {form.format(value)}" for reason, value in heaviest)
+            return f"{unit}: {shown}"
+    return "none reported"
