@@ -1,6 +1,7 @@
 """What a run leaves and what is made of it: JSON, statistics, compare, tables, plots, README."""
 
 import copy
+import pathlib
 
 import pytest
 from grouped_gemm.bench import floors, report, results, table
@@ -66,6 +67,38 @@ def test_json_comes_back_as_it_went(fixture, tmp_path):
     assert [row.case for row in back.rows] == [row.case for row in fixture.rows]
     back.write(second)
     assert Results.read(second) == back and second.read_text() == first.read_text()
+
+
+def test_json_holds_no_paths_of_the_machine_that_made_it(fixture, tmp_path):
+    secret = "/home/someone/.venv/lib/python3.12"
+    fixture.absent["fgg"] = f"another grouped_gemm was imported: {secret}/grouped_gemm/__init__.py"
+    fixture.thinned.append(
+        f"fwd/a: stopped: ImportError: {secret}/x.so: undefined symbol (in '/opt')"
+    )
+    fixture.rows[0].timings["torch"] = Timing(refused=f'failed: File "{secret}/a-b.py", line 3')
+    fixture.rows[0].left_out["te"] = f"failed to build:{secret}/"
+    fixture.rows[0].remarks["te"] = "24 n/a, 2 GB/s, see https://example.org/a/b"
+    path = tmp_path / "run.json"
+    fixture.write(path)
+    text = path.read_text()
+    assert "someone" not in text and "/opt" not in text and str(tmp_path) not in text
+    back = Results.read(path)
+    assert back.absent["fgg"] == "another grouped_gemm was imported: __init__.py"
+    assert back.thinned[-1] == "fwd/a: stopped: ImportError: x.so: undefined symbol (in 'opt')"
+    assert back.rows[0].timings["torch"].refused == 'failed: File "a-b.py", line 3'
+    assert back.rows[0].left_out["te"] == "failed to build:python3.12"
+    assert back.rows[0].remarks["te"] == "24 n/a, 2 GB/s, see https://example.org/a/b"
+    assert back.rows[0].case.name == "fwd/a-up/random/bf16"
+
+
+RESULTS = pathlib.Path(__file__).parents[2] / "benchmarks" / "results"
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("*.json")), ids=lambda path: path.name)
+def test_the_committed_results_can_be_read_and_hold_no_paths(path):
+    assert Results.read(path).rows
+    text = path.read_text()
+    assert results.without_paths(text) == text
 
 
 @pytest.mark.parametrize("text", ["no json", '{"format": 99}', None])

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import pathlib
+import re
 import statistics
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
@@ -21,6 +22,7 @@ CEILINGS = ("dense", "copy", "x * 2")  # peers that bound the others
 # Smaller changes are never called a regression: two runs on one H100 (2026-11-22, --quick) moved
 # single cells of unchanged kernels by up to 2.4 %, their geometric means by up to 0.7 %.
 LEAST_CHANGE = 0.03
+_PATH = re.compile(r"(?<![\w./*?\]])/(?:[\w.+@~-]+/)*([\w.+@~-]+)/?")
 
 
 @dataclass
@@ -52,8 +54,7 @@ class Results:
     def write(self, path: str | pathlib.Path) -> None:
         path = pathlib.Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        # five digits are beyond any clock here, and keep the files small
-        text = json.dumps({"format": FORMAT, **_rounded(asdict(self))}, separators=(",", ":"))
+        text = json.dumps({"format": FORMAT, **_plain(asdict(self))}, separators=(",", ":"))
         path.write_text(text.replace('{"case":', '\n{"case":') + "\n")
 
     @classmethod
@@ -80,12 +81,20 @@ def _row_from(data: dict) -> Row:
     return Row(**data)
 
 
-def _rounded(value):
+def _plain(value):
+    """Five digits, which are beyond any clock here and keep files small; no machine's paths."""
     if isinstance(value, float):
         return float(f"{value:.5g}")
+    if isinstance(value, str):
+        return without_paths(value)
     if isinstance(value, dict):
-        return {k: _rounded(v) for k, v in value.items()}
-    return [_rounded(v) for v in value] if isinstance(value, list | tuple) else value
+        return {k: _plain(v) for k, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+def without_paths(text: str) -> str:
+    """Absolute paths, which importers and compilers put into reasons, cut to their last part."""
+    return _PATH.sub(lambda found: found.group(1), text)
 
 
 # ---- statistics --------------------------------------------------------------
