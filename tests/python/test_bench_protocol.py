@@ -181,6 +181,27 @@ def test_slow_calls_are_repeated_less_and_the_notes_say_so():
     assert len(fast.cold_ms) == 10 and len(fast.steady_ms) == 3 and not fast.notes
 
 
+class Settling(Taking):
+    """Faster by a tenth until it was called so often, as a chip before its power limit bites."""
+
+    def __init__(self, name, clock, calls):
+        fast = itertools.repeat(0.9e-3, calls)
+        super().__init__(name, clock, 1e-3)
+        self.seconds = itertools.chain(fast, itertools.repeat(1e-3))
+
+
+@pytest.mark.parametrize(
+    ("calls", "mode"),
+    [(4, "cold_ms"), (200, "steady_ms")],  # the check and the first cold call make three
+)
+def test_calls_at_clocks_that_have_not_settled_are_not_timed(calls, mode):
+    clock = Simulated()
+    budget = protocol.Budget(3, 1.0, windows=3, window_seconds=0.05, lead_seconds=0.25)
+    planted = [Settling("a", clock, calls), Settling("b", clock, calls)]
+    for timing in run(planted, gemm("fwd"), torch.device("cpu"), budget, clock):
+        assert getattr(timing, mode) == pytest.approx([1.0, 1.0, 1.0])
+
+
 def test_a_peer_that_fails_is_refused_with_its_words():
     def fail(result):
         raise RuntimeError("no kernel for this shape")
@@ -208,7 +229,7 @@ def test_short_launches_are_replayed_from_a_graph_on_cuda():
 
 
 def test_a_run_short_of_time_takes_fewer_windows_and_then_leaves_blocks_out():
-    pace = Pace(limit=100.0, budget=protocol.Budget())
+    pace = Pace(limit=104.0, budget=protocol.Budget())
     assert pace.windows(to_come=50) == 3
     assert pace.windows(to_come=120) == 2
     assert pace.windows(to_come=100000) == 1

@@ -39,8 +39,8 @@ class Pace:
         return time.monotonic() - self.start
 
     def predict(self, contenders: int, windows: int) -> float:
-        window = self.budget.window_seconds + self.budget.lead_seconds
-        return contenders * (windows * window + 0.1)
+        lead = self.budget.lead_seconds
+        return contenders * (windows * (self.budget.window_seconds + lead) + lead + 0.1)
 
     def windows(self, to_come: int) -> int:
         """Windows that the rest (``to_come`` contenders) can afford; 0: no time is left."""
@@ -80,8 +80,9 @@ class Session:
         pace = Pace(limit, self.budget)
         blocks = blocks_of(cases)
         counts = [self._count(block) for block in blocks]
-        report("ceilings", 0, len(blocks))
+        report("warming up, ceilings", 0, len(blocks))
         few = self.budget.with_windows(min(2, self.budget.windows))
+        thinned: dict[str, list[str]] = {}
         self.results.ceilings = measure_ceilings(self.clock, few)
         try:
             for index, block in enumerate(blocks):
@@ -93,7 +94,7 @@ class Session:
                     continue
                 if windows < self.budget.windows:
                     note = f"{windows} windows instead of {self.budget.windows} for lack of time"
-                    self.results.thinned.append(f"{block[0].block}: {note}")
+                    thinned.setdefault(note, []).append(block[0].block)
                 start = time.monotonic()
                 try:
                     self.block(block, self.budget.with_windows(windows))
@@ -106,6 +107,7 @@ class Session:
                 worker.close()
                 if worker.reason is not None:
                     self.results.absent.setdefault(worker.peer.name, worker.reason)
+        self.results.thinned += [f"{note}: {', '.join(names)}" for note, names in thinned.items()]
         self._collect_notes()
         self.results.seconds = pace.elapsed()
 
