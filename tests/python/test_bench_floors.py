@@ -107,6 +107,35 @@ def test_the_default_selection_is_what_the_readme_promises():
     assert shapes["qwen3-30b-down"] == (128, 65536, 768, 2048)
 
 
+WANTED = [  # op and what its name must hold
+    *(("fwd", f"/{kind}/bf16") for kind in sizes.DISTRIBUTIONS),
+    *((op, "/random/fp16") for op in ("fwd", "dgrad", "wgrad")),
+    *((op, "small-m-up/random/bf16") for op in ("fwd", "dgrad", "wgrad")),
+    ("fwd", "/random/bf16/kn"),
+    ("wgrad", "/bf16/fp32"),
+    ("wgrad", "/bf16/acc"),
+    ("wgrad", "/fp16/acc"),
+    ("train", "/random/bf16"),
+    *((op, f"/32768x8x4096x128/{dtype}")
+      for op in ("permute", "unpermute", "permute_bwd", "unpermute_bwd")
+      for dtype in ("bf16", "fp32", "fp8")),
+    ("permute", "/4096x2x1x8/"),
+    ("unpermute", "/65536x8x2048x128/bf16/probs"),
+    ("unpermute_bwd", "/8192x8x7168x256/bf16/probs"),
+    ("map", "/4096x2x0x8/"),
+    ("sinkhorn", "/131072x256/"),
+    ("moe", "/mixtral8x7b/"),
+    ("moe_train", "/qwen3-30b/"),
+    ("host", "/gmm-sizes-on-the-device/"),
+    ("host", "/MoE-forward/"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("op", "part"), WANTED, ids=["".join(pair) for pair in WANTED])
+def test_every_kind_of_case_that_users_meet_is_among_all(op, part):
+    assert any(part in case.name for case in cases.all_cases("cuda") if case.op == op)
+
+
 def test_patterns_and_ops_choose_and_a_miss_says_what_to_do():
     assert [c.name for c in cases.select("cpu", "quick", patterns=["fwd/laptop-up/skewed/*"])] == [
         "fwd/laptop-up/skewed/fp32"

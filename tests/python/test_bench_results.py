@@ -33,6 +33,7 @@ def fixture():
         row(move_case("permute", (64, 2, 128, 8), "bf16", "all"), ours=2, torch=4, copy=1),
     ]
     rows[0].timings["ours"].peak_bytes = 3 << 20
+    rows[0].plans["ours"] = "gmm sm90 tile=256x128x64"
     host = Row(Case("host/gmm/bf16", "host", "bf16", "all", call="gmm offs"), 0, 0)
     host.timings = {"ours": Timing(host_ms=[0.017, 0.018, 0.019])}
     rows.append(host)
@@ -168,12 +169,21 @@ def test_tables_show_ratios_refusals_and_what_was_left_out(fixture):
     fixture.rows[1].timings["torch"] = Timing(refused="wrong: group 0")
     assert table.rate_text(fixture.rows[1], "torch", "cold") == "refused"
     assert table.rate_text(fixture.rows[3], "ours", "host") == "18 ±6%"
+    layer = Case("moe/small/bf16", "moe", "bf16", "all", 8, 64, 32, 16, topk=2)
+    fixture.rows.append(row(layer, ours=2, torch=3, dense=1))
+    for name, peak in (("ours", 3 << 20), ("torch", 5 << 20), ("dense", 1 << 20)):
+        fixture.rows[-1].timings[name].peak_bytes = peak
+    for index in (0, 1):
+        fixture.rows[index].plans["ours"] = "gmm portable tile=1x1x1 because K is odd"
     lines = "\n".join(table.summary_lines(fixture))
+    wanted = "peak memory beyond operands: moe/small/bf16: ours 3 MiB, torch 5 MiB\n"
+    assert wanted in lines
+    assert "another path: fwd/a-up/random/bf16 and 1 more: K is odd" in lines
     assert "fwd cold, geometric mean of our speed: 0.50 of floor, 1.50 of torch" in lines
     assert "refused: wgrad/a-up/random/bf16: torch: wrong: group 0" in lines
     assert "thinned: ours: 3 cold calls" in lines and "absent: other: not importable" in lines
     assert "ceiling dense bf16: 733 / 733 TFLOP/s" in lines
-    assert table.run_table(fixture).row_count == 7
+    assert table.run_table(fixture).row_count == 9
 
 
 def test_report_writes_pages_plots_and_the_readme_from_json_alone(fixture, tmp_path):
@@ -190,6 +200,7 @@ def test_report_writes_pages_plots_and_the_readme_from_json_alone(fixture, tmp_p
     assert "| forward | random | steady | 1.07 | 0.50 | 0.50 | 1.50 |" in text
     assert "| permute | steady |" in text and "(results/gpu-heat.png)" in text
     page = (source.parent / "gpu.md").read_text()
+    assert "- fwd/a-up/random/bf16: `gmm sm90 tile=256x128x64`" in page
     assert "fwd/a-up/random/bf16" in page and "not importable" in page and "18 ±6%" in page
     again = readme.read_text()
     report.main([str(source), "--readme", str(readme)])

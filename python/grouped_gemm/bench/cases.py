@@ -81,6 +81,8 @@ MOVES = (
 MORE_MOVES = ((4096, 2, 1, 8), (4096, 2, 129, 8), (4096, 2, 7168, 64), (65536, 8, 512, 128))
 DECODE_MOVES = ((1, 8, 2048, 128), (64, 8, 2048, 128), (512, 8, 2048, 128))
 ODD_FP8_MOVES = ((16384, 8, 1025, 128), (8192, 8, 7167, 256), (8192, 8, 7168, 256))
+MAPS = ((8192, 8, 128), (131072, 8, 128), (65536, 8, 256))  # T, topK, E
+MORE_MAPS = ((4096, 2, 8), (16384, 2, 8), (65536, 8, 128), (64, 8, 128), (1, 8, 128))
 CPU_MOVES = ((4096, 2, 512, 8), (2048, 8, 256, 64))
 
 SINKHORN = ((4096, 8), (8192, 16), (8192, 64), (16384, 64), (32768, 128), (131072, 256))  # T, E
@@ -96,11 +98,13 @@ HOST_CALLS = (
     "gmm offs",
     "gmm sizes on the host",
     "gmm autograd",
+    "gmm_wgrad",
     "permute",
     "permute autograd",
     "unpermute",
     "moe_permute",
     "moe_unpermute",
+    "MoE forward",
 )
 
 
@@ -143,10 +147,13 @@ def gemm_cases(models: dict) -> Iterable[Case]:
             for sizes in ("balanced", "random", "skewed"):
                 yield gemm_case(op, shape, numbers, sizes, "bf16", "all", layout="kn")
                 yield gemm_case(op, shape, numbers, sizes, "bf16", "all", out="fp32")
-            yield gemm_case(op, shape, numbers, "random", "fp16", "all")
+            for sizes in ("balanced", "random"):
+                yield gemm_case(op, shape, numbers, sizes, "fp16", "all")
             yield gemm_case(op, shape, numbers, "random", "tf32", "all")
         for sizes in ("balanced", "random", "skewed"):
             yield gemm_case("wgrad", shape, numbers, sizes, "bf16", "all", out="acc")
+        yield gemm_case("wgrad", shape, numbers, "random", "fp16", "all", out="acc")
+        yield gemm_case("train", shape, numbers, "random", "bf16", "all")  # with autograd
     for shape, numbers in ONE_ROW.items():
         for op in ("fwd", "dgrad", "wgrad"):
             for layout in ("nk", "kn"):
@@ -159,8 +166,9 @@ def move_cases() -> Iterable[Case]:
         yield from movements(numbers, "bf16", level)
         for dtype in ("fp32", "fp8"):
             yield from movements(numbers, dtype, "all")
-    for tokens, topk, experts in ((8192, 8, 128), (131072, 8, 128), (65536, 8, 256)):
-        yield move_case("map", (tokens, topk, 0, experts), "bf16", "default")
+    for level, shapes in (("default", MAPS), ("all", MORE_MAPS)):
+        for tokens, topk, experts in shapes:
+            yield move_case("map", (tokens, topk, 0, experts), "bf16", level)
     for numbers in (*MORE_MOVES, *DECODE_MOVES):
         yield from movements(numbers, "bf16", "all")
     for numbers in ODD_FP8_MOVES[:2]:
@@ -176,16 +184,29 @@ def movements(numbers, dtype: str, level: str) -> Iterable[Case]:
         yield move_case(op, numbers, dtype, "all", probs=False)
 
 
-def other_cases(layers: dict, sinkhorn: Iterable, dtype: str) -> Iterable[Case]:
+def routing_cases(sinkhorn: Iterable) -> Iterable[Case]:
+    """What a router computes from its logits; a further operator (top-k, say) joins here.
+
+    It needs besides: its name in OPS, its work in floors.py, its tensors in operands.py, its call
+    in peers/ours.py and peers/torch_peers.py, its check in checks.py, its plan in paths.py.
+    """
     for tokens, experts in sinkhorn:
         level = "default" if (tokens, experts) == (8192, 64) else "all"
         yield Case(f"sinkhorn/{tokens}x{experts}/fp32", "sinkhorn", "fp32", level, experts, tokens)
+
+
+def layer_cases(layers: dict, dtype: str) -> Iterable[Case]:
+    """Whole layers, forward and forward with backward; their peak memory is the point too."""
     for name, (tokens, hidden, inner, experts, topk) in layers.items():
         for op in MOE_OPS:
             level = "default" if name in ("qwen3-30b", "laptop") else "all"
             yield Case(
                 f"{op}/{name}/{dtype}", op, dtype, level, experts, tokens, hidden, inner, topk=topk
             )
+
+
+def host_cases(dtype: str) -> Iterable[Case]:
+    """What a call costs the host, at shapes so small that the device keeps up."""
     for call in HOST_CALLS:
         name = f"host/{call.replace(' ', '-')}/{dtype}"
         yield Case(name, "host", dtype, "quick", 4, 64, 64, 64, topk=2, hidden=64, call=call)
@@ -201,7 +222,9 @@ def cpu_cases() -> Iterable[Case]:
     for numbers in CPU_MOVES:
         yield from movements(numbers, "fp32", "default")
         yield from movements(numbers, "bf16", "all")
-    yield from other_cases(CPU_LAYERS, ((8192, 64), (4096, 8)), "fp32")
+    yield from routing_cases(((8192, 64), (4096, 8)))
+    yield from layer_cases(CPU_LAYERS, "fp32")
+    yield from host_cases("fp32")
 
 
 def all_cases(device: str) -> list[Case]:
@@ -209,7 +232,8 @@ def all_cases(device: str) -> list[Case]:
     if device == "cpu":
         found = list(cpu_cases())
     else:
-        found = [*gemm_cases(MODELS), *move_cases(), *other_cases(LAYERS, SINKHORN, "bf16")]
+        found = [*gemm_cases(MODELS), *move_cases(), *routing_cases(SINKHORN)]
+        found += [*layer_cases(LAYERS, "bf16"), *host_cases("bf16")]
     blocks: dict[str, list[Case]] = {}
     for case in found:
         blocks.setdefault(case.block, []).append(case)

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 from rich.table import Table
 
+from .cases import MOE_OPS
 from .ceilings import ceiling_rate
 from .results import (
     CEILINGS,
@@ -112,6 +113,7 @@ def summary_lines(results: Results) -> list[str]:
         for name, timing in row.timings.items():
             if timing.refused:
                 lines.append(f"refused: {row.case.name}: {name}: {timing.refused}")
+    lines += memory_lines(results)
     lines += remark_lines(results)
     lines += detour_lines(results)
     lines += [f"thinned: {text}" for text in results.thinned]
@@ -123,6 +125,21 @@ def remark_lines(results: Results) -> list[str]:
     """What peers say of how they differ, each once."""
     said = {f"{n}: {text}": None for row in results.rows for n, text in row.remarks.items() if text}
     return [f"remark: {line}" for line in said]
+
+
+def memory_lines(results: Results) -> list[str]:
+    """Peak memory of the layers' cases beyond their operands, side by side."""
+    lines = []
+    for row in results.rows:
+        peaks = {
+            name: timing.peak_bytes
+            for name, timing in row.timings.items()
+            if timing.peak_bytes and name not in CEILINGS
+        }
+        if row.case.op in MOE_OPS and peaks:
+            shown = ", ".join(f"{name} {peak / 2**20:.0f} MiB" for name, peak in peaks.items())
+            lines.append(f"peak memory beyond operands: {row.case.name}: {shown}")
+    return lines
 
 
 def detour_lines(results: Results) -> list[str]:

@@ -128,10 +128,21 @@ def _host(gg, case: Case, g: Gemm) -> Callable:
         "gmm offs": lambda: gg.gmm(x, w, offs=offs, trans_b=g.trans_b),
         "gmm sizes on the host": lambda: gg.gmm(x, w, sizes_host, trans_b=g.trans_b),
         "gmm autograd": lambda: gg.gmm(x_grad, w_grad, sizes, trans_b=g.trans_b),
+        "gmm_wgrad": lambda: gg.gmm_wgrad(x, g.dy, sizes, trans_b=g.trans_b),
         "permute": lambda: gg.permute(x, ids),
         "permute autograd": lambda: gg.permute(x_grad, ids),
         "unpermute": lambda: gg.unpermute(permuted, row_id_map, probs),
         "moe_permute": lambda: gg.moe_permute(x, ids, num_experts=case.experts),
         "moe_unpermute": lambda: gg.moe_unpermute(moved.permuted, moved.row_id_map, probs),
     }
+    if case.call == "MoE forward":
+        return _layer_forward(case, x)
     return calls[case.call]
+
+
+def _layer_forward(case: Case, x: torch.Tensor) -> Callable:
+    from grouped_gemm.nn import MoE
+
+    moe = MoE(case.k, case.n, case.experts, case.topk, dtype=x.dtype, device=x.device)
+    call = torch.no_grad()(moe)
+    return lambda: call(x)
