@@ -165,6 +165,15 @@ def test_runs_of_different_machines_are_compared_through_their_ceilings(fixture)
     assert sum(c.verdict == "slower" for c in changes) == 6
 
 
+def test_a_machine_that_became_slower_is_told_beside_the_comparison(fixture):
+    after = copy.deepcopy(fixture)
+    assert table.machine_lines(fixture, after) == []
+    dense = after.ceilings["dense bf16"]["timing"]
+    dense["steady_ms"] = [2 * ms for ms in dense["steady_ms"]]
+    (line,) = table.machine_lines(fixture, after)
+    assert line.startswith("the machine is not as before: ceiling dense bf16 at 0.50 of its speed")
+
+
 def test_tables_show_ratios_refusals_and_what_was_left_out(fixture):
     fixture.rows[1].timings["torch"] = Timing(refused="wrong: group 0")
     assert table.rate_text(fixture.rows[1], "torch", "cold") == "refused"
@@ -174,10 +183,12 @@ def test_tables_show_ratios_refusals_and_what_was_left_out(fixture):
     for name, peak in (("ours", 3 << 20), ("torch", 5 << 20), ("dense", 1 << 20)):
         fixture.rows[-1].timings[name].peak_bytes = peak
     for index in (0, 1):
+        fixture.rows[index].left_out = {"te": "permutation only", "copy": "no products"}
         fixture.rows[index].plans["ours"] = "gmm portable tile=1x1x1 because K is odd"
     lines = "\n".join(table.summary_lines(fixture))
     wanted = "peak memory beyond operands: moe/small/bf16: ours 3 MiB, torch 5 MiB\n"
     assert wanted in lines
+    assert "left out: te: permutation only (2 cases)" in lines and "no products" not in lines
     assert "another path: fwd/a-up/random/bf16 and 1 more: K is odd" in lines
     assert "fwd cold, geometric mean of our speed: 0.50 of floor, 1.50 of torch" in lines
     assert "refused: wgrad/a-up/random/bf16: torch: wrong: group 0" in lines

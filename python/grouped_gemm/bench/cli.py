@@ -201,6 +201,8 @@ def _compared(
         relative = True
     for name, run in (("before", before), ("after", after)):
         console.print(f"{name}: {table.provenance(run)}", markup=False, soft_wrap=True)
+    for line in table.machine_lines(before, after):
+        console.print(line, markup=False, soft_wrap=True)
     changes, problems = compare(before, after, peer, relative)
     console.print(table.compare_table(changes, everything))
     for line in [*(f"lost: {problem}" for problem in problems), *table.change_lines(changes)]:

@@ -14,6 +14,7 @@ import pathlib
 from .results import Results, Row, geometric_mean, rate, speed_ratio
 from .table import (
     ceiling_lines,
+    left_out_lines,
     number,
     peers_of,
     provenance,
@@ -172,12 +173,13 @@ def page_text(results: Results, source: str, plots: list[str]) -> str:
         if timing.refused
     ]
     notes = [f"- {line}" for line in remark_lines(results)]
+    notes += [f"- {line}" for line in left_out_lines(results)]
     notes += [f"- {text}" for text in results.thinned]
     notes += [f"- {name}: {why}" for name, why in results.absent.items()]
     plans = [f"- {name}: `{text}`" for name, text in plans_of(results)]
     for title, lines in (
         ("Refused", refused),
-        ("Remarks, thinned, absent", notes),
+        ("Remarks, left out, thinned, absent", notes),
         ("Plans: the path that each case takes, and why", plans),
     ):
         if lines:

@@ -73,7 +73,10 @@ def unit(row: Row) -> str:
 def run_table(results: Results) -> Table:
     """A line for each case and mode: ours, its ratios to the floor and to everyone else."""
     others = [name for name in peers_of(results) if name != "ours"]
-    table = Table(title=f"{results.environment.get('device_name')}: ours against")
+    table = Table(
+        title=f"{results.environment.get('device_name')}: ours against",
+        caption="± distance of the quartiles; (1.20x): ours is 1.20 times as fast as that one",
+    )
     for name in ("case", "mode", "ours", "unit", "us", "floor us", "of floor"):
         table.add_column(name, justify="left" if name in ("case", "mode", "unit") else "right")
     for name in others:
@@ -116,6 +119,7 @@ def summary_lines(results: Results) -> list[str]:
     lines += memory_lines(results)
     lines += remark_lines(results)
     lines += detour_lines(results)
+    lines += left_out_lines(results)
     lines += [f"thinned: {text}" for text in results.thinned]
     lines += [f"absent: {name}: {why}" for name, why in results.absent.items()]
     return lines
@@ -154,6 +158,16 @@ def detour_lines(results: Results) -> list[str]:
         f"another path: {names[0]}" + (f" and {len(names) - 1} more" if names[1:] else "")
         + f": {reason}" for reason, names in reasons.items()
     ]  # fmt: skip
+
+
+def left_out_lines(results: Results) -> list[str]:
+    """Why a peer has no figure in some cases: each reason once, with how many cases."""
+    counts: dict[tuple[str, str], int] = {}
+    for row in results.rows:
+        for name, reason in row.left_out.items():
+            if name not in CEILINGS:
+                counts[name, reason] = counts.get((name, reason), 0) + 1
+    return [f"left out: {name}: {why} ({count} cases)" for (name, why), count in counts.items()]
 
 
 def ceiling_lines(results: Results) -> list[str]:
@@ -197,6 +211,19 @@ def compare_table(changes: list[Change], everything: bool = False) -> Table:
                 change.verdict,
             )  # fmt: skip
     return table
+
+
+def machine_lines(before: Results, after: Results, noticed: float = 0.05) -> list[str]:
+    """How the machine itself changed: where its ceilings moved, so did everything below them."""
+    lines = []
+    for name in before.ceilings.keys() & after.ceilings.keys():
+        old, new = (ceiling_rate(run.ceilings, name, "steady") for run in (before, after))
+        if old and new and abs(new / old - 1) > noticed:
+            lines.append(
+                f"the machine is not as before: ceiling {name} at {new / old:.2f} of its speed then; "
+                "busy, or with other clocks? `compare --relative` divides by each run's ceilings"
+            )
+    return sorted(lines)
 
 
 def change_lines(changes: list[Change]) -> list[str]:
