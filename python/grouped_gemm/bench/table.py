@@ -220,8 +220,8 @@ def machine_lines(before: Results, after: Results, noticed: float = 0.05) -> lis
         old, new = (ceiling_rate(run.ceilings, name, "steady") for run in (before, after))
         if old and new and abs(new / old - 1) > noticed:
             lines.append(
-                f"the machine is not as before: ceiling {name} at {new / old:.2f} of its speed then; "
-                "busy, or with other clocks? `compare --relative` divides by each run's ceilings"
+                f"the machine is not as before: ceiling {name} at {new / old:.2f} of its speed "
+                "then; busy, or other clocks? `compare --relative` divides by each run's ceilings"
             )
     return sorted(lines)
 
