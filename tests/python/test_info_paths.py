@@ -37,7 +37,7 @@ def nothing_forced(monkeypatch):
 @pytest.mark.parametrize("op", paths.GEMMS)
 def test_the_cpu_takes_its_parallel_path(op):
     name = "gmm_wgrad" if op == "gmm_wgrad" else "gmm"
-    assert explain(op, CPU, **SHAPE) == f"{name} parallel workspace=0B"
+    assert explain(op, CPU, **SHAPE).startswith(f"{name} parallel ")
 
 
 @needs_cuda_library
@@ -169,7 +169,7 @@ def test_info_explains_shapes_on_devices_that_are_not_here(capsys):
     assert main.main(["info", *shape, "--accumulate", "--device", "cpu", "--device", "sm90"]) == 0
     shown = capsys.readouterr().out
     assert "T=65536 K=2048 N=1536 E=128 bfloat16 into float32 weights [E, K, N]" in shown
-    assert "gmm_wgrad: gmm_wgrad parallel workspace=" in shown and "sm90 gmm: " in shown
+    assert "cpu gmm_wgrad: gmm_wgrad parallel " in shown and "sm90 gmm: " in shown
     assert main.main(["info", "--permute", "16384,8,2048,128,fp8", "--device", "cpu"]) == 0
     shown = capsys.readouterr().out
     assert "T=16384 topK=8 h=2048 E=128 float8_e4m3fn" in shown and "unpermute_bwd: " in shown
