@@ -5,9 +5,9 @@
 3. Steady: rounds of windows (0.25 s by default) of back-to-back calls in rotated order, each
    after an untimed lead-in, since the chip's clock follows the power that a kernel draws; an
    untimed round first.
-Untimed rounds: after the light work of setting up and checking, the chip runs at its highest clock
-until the power limit pulls it down. On an H100 (2026-11-22) the first two cold rounds of a product
-were up to 5 % and the first window up to 3 % faster than those that followed.
+Untimed rounds: after setting up and checking, the chip's clock takes its time to follow the new
+load's power. On an H100 (2026-11-22) the first cold rounds of products differed by up to 9 % from
+those that followed, and the first window of dense was 3 % faster than the second.
 Slow implementations get fewer repetitions; what was thinned stands in the notes.
 """
 
