@@ -29,13 +29,20 @@ struct PermuteProblem {
   int64_t num_experts = 0;
   TensorView tokens_per_expert{};  // optional, [num_experts] int32: kept ids, before num_out cuts
   TensorView offsets{};            // optional, [num_experts] int32: their cumulative ends
+  TensorView slot_of_row{};        // optional, [num_out] int32, the map's inverse: the slot that
+                                   // fills a row, or -1
 };
 
 struct PermutePlan {
   Path path = Path::kAuto;
   int64_t workspace_bytes = 0;
-  int64_t num_bins = 0;         // counting-sort bins; the last takes every larger id
-  int64_t slots_per_block = 0;  // CUDA: consecutive slots that one thread block sorts
+  // CUDA: how the row map is sorted (src/cuda/permute/row_map_policy.h).
+  int map_launches = 0;
+  int num_map_blocks = 0;       // thread blocks of each launch
+  int map_items = 0;            // slots of a thread at a time; 0: the sort for very many experts
+  int map_pitch = 0;            // of the map's rows in shared memory; 0: written directly
+  int64_t num_bins = 0;         // counting-sort bins; of unknown experts the last takes all larger
+  int64_t slots_per_block = 0;  // consecutive slots that one thread block sorts
   int vector_bytes = 0;         // CUDA: width of one row access
 
   bool operator==(const PermutePlan&) const = default;

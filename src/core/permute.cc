@@ -52,6 +52,12 @@ void validate(const PermuteProblem& problem) {
       require_contiguous({kOp, name}, tensor);
     }
   }
+  if (problem.slot_of_row.defined()) {
+    require_shape({kOp, "slot_of_row"}, problem.slot_of_row, {problem.output.size(0)},
+                  "one entry for each row of output");
+    require_dtype({kOp, "slot_of_row"}, problem.slot_of_row, {DType::kInt32});
+    require_contiguous({kOp, "slot_of_row"}, problem.slot_of_row);
+  }
 }
 
 }  // namespace
@@ -79,9 +85,10 @@ void run(const PermutePlan& plan, const PermuteProblem& problem, Workspace works
 }
 
 std::string to_string(const PermutePlan& plan) {
-  return base::concat("permute ", to_string(plan.path), " bins=", plan.num_bins,
-                      " slots_per_block=", plan.slots_per_block, " vector=", plan.vector_bytes,
-                      "B workspace=", plan.workspace_bytes, "B");
+  return base::concat("permute ", to_string(plan.path), " map=", plan.map_launches, "x",
+                      plan.num_map_blocks, " blocks items=", plan.map_items,
+                      " bins=", plan.num_bins, " slots_per_block=", plan.slots_per_block,
+                      " vector=", plan.vector_bytes, "B workspace=", plan.workspace_bytes, "B");
 }
 
 }  // namespace gg

@@ -44,6 +44,7 @@ void validate(const UnpermuteProblem& problem) {
                       {problem.output.size(0), problem.input.size(1)}, "input's hidden size");
   core::require_dtype({kOp, "output"}, problem.output, {problem.input.dtype});
   core::require_contiguous({kOp, "output"}, problem.output);
+  core::require_int32_count({kOp, "input"}, problem.input.size(0), "rows");
   require_map(kOp, problem.row_id_map, problem.output.size(0));
   if (problem.probs.defined()) require_probs({kOp, "probs"}, problem.probs, problem.row_id_map);
 }
@@ -61,12 +62,14 @@ void validate(const UnpermuteBwdProblem& problem) {
                         {problem.input_grad.size(0), grad.size(1)}, "[rows, hidden]");
     core::require_dtype({kOp, "input_grad"}, problem.input_grad, {grad.dtype});
     core::require_contiguous({kOp, "input_grad"}, problem.input_grad);
+    core::require_int32_count({kOp, "input_grad"}, problem.input_grad.size(0), "rows");
   }
   if (problem.probs_grad.defined()) {
     const int64_t num_rows =
         problem.input_grad.defined() ? problem.input_grad.size(0) : problem.input.size(0);
     core::require_shape({kOp, "input"}, problem.input, {num_rows, grad.size(1)},
                         "the forward's rows");
+    core::require_int32_count({kOp, "input"}, num_rows, "rows");
     core::require_dtype({kOp, "input"}, problem.input, {grad.dtype});
     core::require_contiguous_rows({kOp, "input"}, problem.input);
     require_probs({kOp, "probs_grad"}, problem.probs_grad, problem.row_id_map);

@@ -30,6 +30,9 @@ struct Slots {
     int32_t* map = static_cast<int32_t*>(problem.row_id_map.data);
     const bool kept = row >= 0 && row < problem.output.size(0);
     map[slot % topk * num_tokens + slot / topk] = kept ? static_cast<int32_t>(row) : -1;
+    if (kept && problem.slot_of_row.defined()) {
+      static_cast<int32_t*>(problem.slot_of_row.data)[row] = static_cast<int32_t>(slot);
+    }
   }
 };
 
@@ -91,6 +94,12 @@ void write_group_sizes(const Slots& slots) {
   for (int64_t e = 0; e < problem.num_experts; ++e) ends[e] = end += counts[e];
 }
 
+void mark_empty_rows(const PermuteProblem& problem, int64_t first_empty_row) {
+  if (!problem.slot_of_row.defined()) return;
+  int32_t* slots = static_cast<int32_t*>(problem.slot_of_row.data);
+  for (int64_t row = first_empty_row; row < problem.output.size(0); ++row) slots[row] = -1;
+}
+
 void copy_rows(const PermuteProblem& problem, int64_t first_empty_row, Stream stream) {
   const int64_t num_tokens = problem.indices.size(0);
   const int64_t topk = problem.indices.size(1);
@@ -132,6 +141,7 @@ void permute(const PermutePlan& plan, const PermuteProblem& problem, Workspace w
   const int64_t num_kept = counting ? row_map_by_counting(slots, num_counted_bins(problem), scratch)
                                     : row_map_by_sorting(slots, scratch);
   write_group_sizes(slots);
+  mark_empty_rows(problem, num_kept);
   if (plan.path == Path::kReference) stream = serial_stream();
   copy_rows(problem, num_kept, stream);
 }

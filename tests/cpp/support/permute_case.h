@@ -21,6 +21,7 @@ struct PermuteCase {
   int64_t num_experts;
   Tensor tokens_per_expert;  // [num_experts]
   Tensor offsets;            // [num_experts]
+  Tensor slot_of_row;        // [num_out]
 
   // num_out < 0: a row for every slot.
   PermuteCase(const std::vector<int64_t>& ids, int64_t topk, int64_t hidden, DType dtype,
@@ -31,7 +32,8 @@ struct PermuteCase {
         row_id_map(DType::kInt32, {topk, input.size(0)}),
         num_experts(experts),
         tokens_per_expert(DType::kInt32, {experts}),
-        offsets(DType::kInt32, {experts}) {
+        offsets(DType::kInt32, {experts}),
+        slot_of_row(DType::kInt32, {output.size(0)}) {
     indices.fill_integers(ids);
     fill_random(input, 6, -4, 4);
   }
@@ -41,7 +43,8 @@ struct PermuteCase {
                            .indices = indices.view(),
                            .output = output.view(),
                            .row_id_map = row_id_map.view(),
-                           .num_experts = num_experts};
+                           .num_experts = num_experts,
+                           .slot_of_row = slot_of_row.view()};
     if (num_experts > 0) {
       problem.tokens_per_expert = tokens_per_expert.view();
       problem.offsets = offsets.view();
@@ -89,6 +92,12 @@ struct PermuteCase {
     return rows;
   }
 
+  std::vector<int64_t> expected_slot_of_row() const {
+    std::vector<int64_t> slots = sorted_slots();
+    slots.resize(static_cast<size_t>(output.size(0)), -1);
+    return slots;
+  }
+
   std::vector<int64_t> expected_tokens_per_expert() const {
     std::vector<int64_t> counts(static_cast<size_t>(num_experts), 0);
     for (int64_t id : indices.integers()) {
@@ -105,13 +114,14 @@ struct PermuteCase {
 
   void expect_right() const {
     EXPECT_EQ(row_id_map.integers(), expected_map());
+    EXPECT_EQ(slot_of_row.integers(), expected_slot_of_row());
     EXPECT_EQ(output.values(), expected_output());
     if (num_experts > 0) {
       EXPECT_EQ(tokens_per_expert.integers(), expected_tokens_per_expert());
       EXPECT_EQ(offsets.integers(), expected_offsets());
     }
     for (const Tensor* tensor :
-         {&input, &indices, &output, &row_id_map, &tokens_per_expert, &offsets}) {
+         {&input, &indices, &output, &row_id_map, &tokens_per_expert, &offsets, &slot_of_row}) {
       EXPECT_TRUE(tensor->guards_intact());
     }
   }

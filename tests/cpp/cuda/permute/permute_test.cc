@@ -3,36 +3,13 @@
 
 #include <limits>
 
-#include "cuda/support/device.h"
-#include "support/permute_case.h"
+#include "cuda/support/permute.h"
 #include "support/unpermute_case.h"
 
 namespace gg::test {
 namespace {
 
 constexpr int64_t kLargest = std::numeric_limits<int64_t>::max();
-
-// Everything that permute writes equals what the stable sort says.
-void expect_right(PermuteCase&& permute) {
-  DeviceTensor input(permute.input), indices(permute.indices), output(permute.output),
-      map(permute.row_id_map), counts(permute.tokens_per_expert), offsets(permute.offsets);
-  PermuteProblem problem = permute.problem();
-  problem.input = input.view();
-  problem.indices = indices.view();
-  problem.output = output.view();
-  problem.row_id_map = map.view();
-  if (permute.num_experts > 0) {
-    problem.tokens_per_expert = counts.view();
-    problem.offsets = offsets.view();
-  }
-  run_on_device(problem);
-  EXPECT_EQ(map.download().integers(), permute.expected_map());
-  EXPECT_EQ(output.download().values(), permute.expected_output());
-  if (permute.num_experts > 0) {
-    EXPECT_EQ(counts.download().integers(), permute.expected_tokens_per_expert());
-    EXPECT_EQ(offsets.download().integers(), permute.expected_offsets());
-  }
-}
 
 class CudaPermute : public OnDeviceWith<GroupShape> {};
 INSTANTIATE_TEST_SUITE_P(, CudaPermute, testing::ValuesIn(group_shapes()), shape_name);

@@ -1,0 +1,70 @@
+// What the permutation asks of the memory system, one PTX instruction a
+// function. Older architectures do without what they lack: no result depends
+// on any of it, except that dependent_launch() (launch.h) may only be used where
+// wait_for_previous_kernel() is more than nothing.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+namespace gg::cuda::ptx {
+
+// Before this call a kernel launched by dependent_launch() may run while the
+// previous kernel of the stream still does; after it that kernel has ended and
+// its writes are visible. (griddepcontrol.wait)
+__device__ __forceinline__ void wait_for_previous_kernel() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+// Once every block of this grid has said so or ended, the next kernel of the
+// stream may start. (griddepcontrol.launch_dependents)
+__device__ __forceinline__ void let_next_kernel_start() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+// 16 bytes that no kernel writes meanwhile and that are used once.
+// (ld.global.nc)
+__device__ __forceinline__ uint4 load_once(const void* address) {
+  uint4 v;
+  asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "l"(address));
+  return v;
+}
+
+// (createpolicy)
+__device__ __forceinline__ uint64_t evict_first_policy() {
+  uint64_t policy = 0;
+#if __CUDA_ARCH__ >= 800
+  asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+#endif
+  return policy;
+}
+
+// 16 bytes that this kernel will not read: they leave L2 before anything else,
+// so that rows fetched ahead stay. (st.global)
+__device__ __forceinline__ void store_evict_first(void* address, uint4 v, uint64_t policy) {
+#if __CUDA_ARCH__ >= 800
+  asm volatile("st.global.L1::no_allocate.L2::cache_hint.v4.u32 [%0], {%1, %2, %3, %4}, %5;" ::"l"(
+                   address),
+               "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w), "l"(policy)
+               : "memory");
+#else
+  __stcs(static_cast<uint4*>(address), v);
+#endif
+}
+
+// Asks for memory to be brought into L2; nobody waits for it. Address and size
+// are multiples of 16 bytes. (cp.async.bulk.prefetch)
+__device__ __forceinline__ void prefetch(const void* address, uint32_t bytes) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(address), "r"(bytes) : "memory");
+#endif
+}
+
+}  // namespace gg::cuda::ptx

@@ -1,0 +1,138 @@
+// Launches of the row map. Kernels: row_map.cuh.
+#include "cuda/permute/row_map.h"
+
+#include <algorithm>
+
+#include "base/math.h"
+#include "cuda/permute/count_slots.cuh"
+#include "cuda/permute/launch.h"
+#include "cuda/permute/place_slots.cuh"
+
+namespace gg::cuda {
+namespace {
+
+constexpr const char* kOp = "permute";
+
+// A range's count fits into 16 bits, and half the bytes are exchanged.
+bool has_short_counts(const PermutePlan& plan) { return plan.slots_per_block <= UINT16_MAX; }
+
+struct Scratch {
+  int* num_kept;
+  BlockFacts* facts;
+  void* counts;
+  int64_t count_pitch;
+  int64_t bytes;
+};
+
+Scratch lay_out(const PermutePlan& plan, const PermuteProblem& problem, void* memory) {
+  char* const base_address = static_cast<char*>(memory);
+  Scratch scratch{};
+  scratch.num_kept = static_cast<int*>(memory);
+  scratch.bytes = 16;
+  if (plan.map_launches == 1) return scratch;
+  if (problem.num_experts == 0) {
+    scratch.facts = reinterpret_cast<BlockFacts*>(base_address + scratch.bytes);
+    scratch.bytes += base::round_up(plan.num_map_blocks * int64_t{sizeof(BlockFacts)}, 16);
+  }
+  scratch.counts = base_address + scratch.bytes;
+  scratch.count_pitch = base::round_up(plan.num_bins, 8);  // rows of whole vectors
+  scratch.bytes += plan.num_map_blocks * scratch.count_pitch * (has_short_counts(plan) ? 2 : 4);
+  return scratch;
+}
+
+template <int kThreads, int kItems, typename Count, MapKind kKind>
+void launch_place(const RowMapArgs& args, const PermutePlan& plan, cudaStream_t stream) {
+  constexpr bool kIsFirst = kKind == MapKind::kOneBlock;
+  constexpr auto* kKernel = &place_slots<kThreads, kItems, Count, kKind>;
+  const int64_t bins = kKind == MapKind::kAnyIds ? kFastBinsForUnknownExperts : args.num_bins;
+  int64_t bytes = fast_sort_bytes(bins, kThreads) +
+                  staged_map_bytes(args.map_pitch, args.topk.divisor, kThreads);
+  if (kKind == MapKind::kAnyIds) {
+    bytes = std::max(bytes, args.num_bins * int64_t{sizeof(int)});
+  }
+  prefer_common_split<kKernel>(kOp);
+  launch(kOp, kKernel,
+         {.num_blocks = plan.num_map_blocks,
+          .num_threads = kThreads,
+          .shared_bytes = bytes,
+          .dependent = !kIsFirst},
+         stream, args);
+}
+
+template <typename Count, MapKind kKind>
+void launch_place_of(const RowMapArgs& args, const PermutePlan& plan, cudaStream_t stream) {
+  if constexpr (sizeof(Count) == sizeof(uint16_t)) {
+    switch (plan.map_items) {
+      case 2: return launch_place<kMapThreads, 2, Count, kKind>(args, plan, stream);
+      case 4: return launch_place<kMapThreads, 4, Count, kKind>(args, plan, stream);
+      case 8: return launch_place<kMapThreads, 8, Count, kKind>(args, plan, stream);
+      default: break;
+    }
+  }
+  launch_place<kMapThreads, 16, Count, kKind>(args, plan, stream);
+}
+
+template <typename Count>
+void launch_two(const RowMapArgs& args, const PermutePlan& plan, cudaStream_t stream) {
+  constexpr auto* kCount = &count_slots<Count>;
+  const int64_t histogram_bytes = args.num_bins * int64_t{sizeof(int)};
+  prefer_common_split<kCount>(kOp);
+  launch(kOp, kCount,
+         {.num_blocks = plan.num_map_blocks,
+          .num_threads = kMapThreads,
+          .shared_bytes = histogram_bytes},
+         stream, args);
+  if (plan.map_items == 0) {
+    launch(kOp, &place_slots_of_many_experts<Count>,
+           {.num_blocks = plan.num_map_blocks,
+            .num_threads = kMapThreads,
+            .shared_bytes = histogram_bytes,
+            .dependent = true},
+           stream, args);
+  } else if (args.num_experts == 0) {
+    launch_place_of<Count, MapKind::kAnyIds>(args, plan, stream);
+  } else {
+    launch_place_of<Count, MapKind::kExperts>(args, plan, stream);
+  }
+}
+
+}  // namespace
+
+int64_t row_map_workspace_bytes(const PermutePlan& plan, const PermuteProblem& problem) {
+  return lay_out(plan, problem, nullptr).bytes;
+}
+
+const int* launch_row_map(const PermutePlan& plan, const PermuteProblem& problem,
+                          Workspace workspace, cudaStream_t stream) {
+  const Scratch scratch = lay_out(plan, problem, workspace.data);
+  const int topk = static_cast<int>(std::max<int64_t>(problem.indices.size(1), 1));
+  const RowMapArgs args{
+      .indices = {problem.indices.data, problem.indices.dtype == DType::kInt64},
+      .topk = FastDiv(static_cast<uint32_t>(topk)),
+      .num_tokens = static_cast<int>(problem.indices.size(0)),
+      .num_slots = static_cast<uint32_t>(problem.indices.num_elements()),
+      .num_experts = static_cast<int>(problem.num_experts),
+      .num_bins = static_cast<int>(plan.num_bins),
+      .count_pitch = static_cast<int>(scratch.count_pitch),
+      .slots_per_block = static_cast<uint32_t>(plan.slots_per_block),
+      .num_out = static_cast<int>(problem.output.size(0)),
+      .map_pitch = plan.map_pitch,
+      .row_id_map = static_cast<int*>(problem.row_id_map.data),
+      .slot_of_row = static_cast<int*>(problem.slot_of_row.data),
+      .tokens_per_expert = static_cast<int*>(problem.tokens_per_expert.data),
+      .offsets = static_cast<int*>(problem.offsets.data),
+      .counts = scratch.counts,
+      .facts = scratch.facts,
+      .num_kept = scratch.num_kept};
+  if (plan.map_launches == 1) {
+    launch_place<kOneBlockThreads, kOneBlockItems, uint16_t, MapKind::kOneBlock>(args, plan,
+                                                                               stream);
+  } else if (has_short_counts(plan)) {
+    launch_two<uint16_t>(args, plan, stream);
+  } else {
+    launch_two<uint32_t>(args, plan, stream);
+  }
+  return scratch.num_kept;
+}
+
+}  // namespace gg::cuda

@@ -1,0 +1,42 @@
+// How a row map is sorted: pure host code, so that tests can ask without a GPU.
+// Kernels: row_map.cuh; start reading there.
+#pragma once
+
+#include "grouped_gemm/permute.h"
+
+namespace gg::cuda {
+
+// Ids below this are counted where E is unknown; larger ones share the last bin.
+inline constexpr int kMaxCountedId = 4096;
+// Where E is unknown and all ids are below this, the fast sort runs.
+inline constexpr int kFastBinsForUnknownExperts = 512;
+
+inline constexpr int kMapThreads = 512;
+inline constexpr int kOneBlockThreads = 1024;
+inline constexpr int kOneBlockItems = 4;
+
+// `experts` rounded up so that a row of counts splits evenly among a warp's lanes.
+#ifdef __CUDACC__
+__host__ __device__
+#endif
+constexpr int padded_bins(int experts) {
+  if (experts > 128) return (experts + 127) / 128 * 128;
+  int bins = 8;
+  while (bins < experts) bins *= 2;
+  return bins;
+}
+
+// Shared memory of the fast sort: three ints a bin, 16-bit counts for each warp
+// and for the tile; then each warp's part of the map, before it is written.
+constexpr int64_t fast_sort_bytes(int64_t bins, int num_threads) {
+  return bins * (3 * int64_t{sizeof(int)} + (num_threads / 32 + 1) * int64_t{sizeof(uint16_t)});
+}
+
+constexpr int64_t staged_map_bytes(int64_t pitch, int64_t topk, int num_threads) {
+  return pitch * topk * (num_threads / 32) * int64_t{sizeof(int)};
+}
+
+// Fills the plan's fields about the map; throws Error for too many experts.
+void select_row_map(PermutePlan& plan, const PermuteProblem& problem, const DeviceLimits& limits);
+
+}  // namespace gg::cuda

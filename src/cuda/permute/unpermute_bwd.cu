@@ -1,0 +1,125 @@
+// unpermute's backward on CUDA: plan and launches. Kernels:
+// unpermute_rows_bwd.cuh, empty_rows.cuh.
+#include "base/math.h"
+#include "cuda/common/dispatch.h"
+#include "cuda/door.h"
+#include "cuda/permute/launch.h"
+#include "cuda/permute/support.h"
+#include "cuda/permute/unpermute_rows_bwd.cuh"
+
+namespace gg::cuda {
+namespace {
+
+constexpr const char* kOp = "unpermute_bwd";
+
+template <typename... Parameters>
+void launch_kernel(void (*kernel)(Parameters...), UnpermuteBwdArgs args, RowShape shape,
+                   cudaStream_t stream) {
+  const int64_t num_token_blocks =
+      args.topk > 0 ? base::ceil_div(args.num_tokens, shape.rows_per_block()) : 0;
+  if (args.input_grad != nullptr) {
+    args.num_clear_blocks = base::ceil_div(args.num_rows, kClearRowsPerBlock);
+  }
+  // In the middle: the marks are there by then, and tokens hide the end.
+  args.first_clear_block = num_token_blocks / 2;
+  const int64_t num_blocks = num_token_blocks + args.num_clear_blocks;
+  if (num_blocks == 0) return;
+  launch(kOp, kernel,
+         {.num_blocks = num_blocks,
+          .num_threads = kRowThreads,
+          .dependent = args.num_clear_blocks > 0},
+         stream, args, shape);
+}
+
+template <typename T>
+void launch_rows(const UnpermuteBwdArgs& args, int vector_bytes, cudaStream_t stream) {
+  const bool dots = args.probs_grad != nullptr;
+  const int least_width = dots ? 32 : 1;
+  if (vector_bytes < kVectorBytes) {
+    const RowShape shape = row_shape(max_windows(args.row_bytes), least_width);
+    launch_kernel(dots ? unpermute_unaligned_rows_bwd<T, true>
+                       : unpermute_unaligned_rows_bwd<T, false>,
+                  args, shape, stream);
+    return;
+  }
+  const RowShape shape = row_shape(args.row_bytes / kVectorBytes, least_width);
+  if (!dots) {
+    launch_kernel(unpermute_rows_bwd<T, 8, false>, args, shape, stream);
+  } else if (args.topk <= 2) {
+    launch_kernel(unpermute_rows_bwd<T, 2, true>, args, shape, stream);
+  } else if (args.topk <= 4) {
+    launch_kernel(unpermute_rows_bwd<T, 4, true>, args, shape, stream);
+  } else {
+    launch_kernel(unpermute_rows_bwd<T, 8, true>, args, shape, stream);
+  }
+}
+
+void launch_marks(const EmptyRowsArgs& args, cudaStream_t stream) {
+  // A block at least: the next launch depends on this one.
+  const int64_t num_blocks = base::max(1, base::ceil_div(args.num_entries, kMarkEntriesPerBlock));
+  launch(kOp, mark_rows, {.num_blocks = num_blocks, .num_threads = kRowThreads}, stream, args);
+}
+
+UnpermuteBwdArgs arguments(const UnpermuteBwdProblem& problem, Workspace workspace) {
+  const TensorView& grad = problem.output_grad;
+  const TensorView& map = problem.row_id_map;
+  const bool has_grad = problem.input_grad.defined();
+  const bool dots = problem.probs_grad.defined();
+  const int64_t num_rows = has_grad ? problem.input_grad.size(0) : problem.input.size(0);
+  const int64_t element_bytes = size_of(grad.dtype);
+  const int64_t row_bytes = grad.size(1) * element_bytes;
+  const IntegerPointer entries{map.data, map.dtype == DType::kInt64};
+  char* const input_grad = has_grad ? static_cast<char*>(problem.input_grad.data) : nullptr;
+  return {.output_grad = static_cast<const char*>(grad.data),
+          .input = static_cast<const char*>(problem.input.data),
+          .input_grad = input_grad,
+          .probs_grad = dots ? static_cast<float*>(problem.probs_grad.data) : nullptr,
+          .probs = {problem.probs.data, problem.probs.dtype},
+          .map = entries,
+          .grad_extent = extent_of(grad),
+          .input_extent = dots ? extent_of(problem.input) : Extent{},
+          .empty_rows = {.rows = input_grad,
+                         .map = entries,
+                         .entry_of_row = static_cast<int*>(workspace.data),
+                         .num_entries = map.num_elements(),
+                         .num_rows = num_rows,
+                         .row_bytes = row_bytes},
+          .num_rows = num_rows,
+          .num_tokens = map.size(1),
+          .topk = static_cast<int>(map.size(0)),
+          .grad_pitch = grad.stride(0) * element_bytes,
+          .input_pitch = problem.input.stride(0) * element_bytes,
+          .row_bytes = row_bytes,
+          .first_clear_block = 0,
+          .num_clear_blocks = 0,
+          .burst = Burst(dots ? row_bytes * (map.size(0) + 1) : 0, map.size(1))};
+}
+
+}  // namespace
+
+void plan_unpermute_bwd(UnpermutePlan& plan, const UnpermuteBwdProblem& problem) {
+  require_supported(kOp, problem.output_grad.dtype);
+  require_supported_probs(kOp, problem.probs);
+  plan.vector_bytes = common_vector_bytes(problem.output_grad);
+  for (const TensorView& tensor : {problem.input, problem.input_grad}) {
+    if (tensor.defined()) {
+      plan.vector_bytes = std::min(plan.vector_bytes, common_vector_bytes(tensor));
+    }
+  }
+  if (problem.input_grad.defined()) {
+    plan.workspace_bytes = problem.input_grad.size(0) * int64_t{sizeof(int)};
+  }
+}
+
+void unpermute_bwd(const UnpermutePlan& plan, const UnpermuteBwdProblem& problem,
+                   Workspace workspace, Stream stream) {
+  UnpermuteBwdArgs args = arguments(problem, workspace);
+  if (args.row_bytes == 0 || args.num_rows == 0) args.input_grad = nullptr;  // nothing to write
+  if (args.input_grad == nullptr && args.probs_grad == nullptr) return;
+  if (args.input_grad != nullptr) launch_marks(args.empty_rows, to_cuda(stream));
+  with_number_type(kOp, problem.output_grad.dtype, [&](auto tag) {
+    launch_rows<typename decltype(tag)::type>(args, plan.vector_bytes, to_cuda(stream));
+  });
+}
+
+}  // namespace gg::cuda

@@ -1,0 +1,246 @@
+// unpermute's backward: a token's gradient is read once; its topK rows are read
+// for the probs' gradients and written for the input's. Called by
+// unpermute_bwd.cu. Start at unpermute_rows_bwd.
+#pragma once
+
+#include "cuda/permute/empty_rows.cuh"
+#include "cuda/permute/unpermute_rows.cuh"
+
+namespace gg::cuda {
+
+struct UnpermuteBwdArgs {
+  const char* output_grad;  // [T, h], rows grad_pitch bytes apart
+  const char* input;        // [N, h], rows input_pitch bytes apart, or null
+  char* input_grad;         // [N, h] or null
+  float* probs_grad;        // [T, topK] or null
+  FloatPointer probs;       // [T, topK] or null
+  IntegerPointer map;       // [topK, T]
+  Extent grad_extent;
+  Extent input_extent;
+  EmptyRowsArgs empty_rows;
+  int64_t num_rows;
+  int64_t num_tokens;
+  int topk;
+  int64_t grad_pitch;
+  int64_t input_pitch;
+  int64_t row_bytes;
+  int64_t first_clear_block;  // blocks from here on clear rows, then tokens go on
+  int64_t num_clear_blocks;
+  Burst burst;
+
+  // This block's number among those that clear, or -1.
+  __device__ __forceinline__ int64_t clear_block() const {
+    const int64_t block = static_cast<int64_t>(blockIdx.x) - first_clear_block;
+    return block >= 0 && block < num_clear_blocks ? block : -1;
+  }
+  __device__ __forceinline__ int64_t token_block() const {
+    return static_cast<int64_t>(blockIdx.x) < first_clear_block
+               ? static_cast<int64_t>(blockIdx.x)
+               : static_cast<int64_t>(blockIdx.x) - num_clear_blocks;
+  }
+};
+
+// The sums over a warp of kCount values at once, a power of two: lane l gets that
+// of value l % kCount. Every step sends away half of the values still held.
+template <int kCount>
+__device__ __forceinline__ float warp_sums(float (&values)[kCount]) {
+  const int lane = threadIdx.x % 32;
+#pragma unroll
+  for (int half = kCount / 2; half >= 1; half /= 2) {
+    const bool is_upper = (lane & half) != 0;
+#pragma unroll
+    for (int i = 0; i < half; ++i) {
+      const float keep = is_upper ? values[i + half] : values[i];
+      const float send = is_upper ? values[i] : values[i + half];
+      values[i] = keep + __shfl_xor_sync(~0u, send, half);
+    }
+  }
+#pragma unroll
+  for (int step = kCount; step < 32; step *= 2) {
+    values[0] += __shfl_xor_sync(~0u, values[0], step);
+  }
+  return values[0];
+}
+
+// Adds up the dot products of the threads of a row, always in the same order, and
+// writes them for the slots from the k-th on. By all threads of the block.
+template <int kBatch>
+__device__ __forceinline__ void write_dots(const UnpermuteBwdArgs& args, int width, int64_t token,
+                                           int k, float (&dots)[kBatch]) {
+  __shared__ float partial[kRowThreads / 32][kBatch];
+  const int warp = threadIdx.x / 32;
+  const int lane = threadIdx.x % 32;
+  float sum = warp_sums<kBatch>(dots);
+  if (width > 32) {
+    if (lane < kBatch) partial[warp][lane] = sum;
+    __syncthreads();
+    if (lane < kBatch && threadIdx.x % width < 32) {
+      sum = partial[warp][lane];
+      for (int other = 1; other < width / 32; ++other) sum += partial[warp + other][lane];
+    }
+    __syncthreads();
+  }
+  const bool writes = threadIdx.x % width < kBatch;
+  if (writes && token < args.num_tokens && k + lane < args.topk) {
+    args.probs_grad[token * args.topk + k + lane] = sum;
+  }
+}
+
+// Fetches this token's share of the next burst, gradients and rows: by one warp.
+__device__ __forceinline__ void fetch_ahead(const UnpermuteBwdArgs& args, int64_t token) {
+  constexpr int kAtOnce = 8;
+  const int lane = threadIdx.x % 32;
+  const int64_t begin = args.burst.first_to_fetch(token, args.num_tokens);
+  const int64_t end = min(begin + args.burst.share, args.num_tokens);
+  const uint32_t bytes = static_cast<uint32_t>(args.row_bytes);
+  for (int64_t first = begin; first < end; first += kAtOnce) {
+    const int count = static_cast<int>(min(end - first, int64_t{kAtOnce}));
+    if (lane < count) ptx::prefetch(args.output_grad + (first + lane) * args.grad_pitch, bytes);
+    for (int64_t k = lane; k < args.topk; k += 32) {
+      int rows[kAtOnce];
+      load_rows<kAtOnce>(args.map, k * args.num_tokens + first, 1, count, args.num_rows, rows);
+#pragma unroll
+      for (int j = 0; j < kAtOnce; ++j) {
+        if (rows[j] >= 0) ptx::prefetch(args.input + rows[j] * args.input_pitch, bytes);
+      }
+    }
+  }
+}
+
+// The gradient of one vector of a slot's row.
+template <typename T>
+__device__ __forceinline__ uint4 scaled(const float (&grads)[Elements<T>::kCount], float prob) {
+  float products[Elements<T>::kCount];
+#pragma unroll
+  for (int i = 0; i < Elements<T>::kCount; ++i) products[i] = __fmul_rn(prob, grads[i]);
+  return Elements<T>::pack(products);
+}
+
+template <typename T>
+__device__ __forceinline__ void add_products(float& dot, const float (&grads)[Elements<T>::kCount],
+                                             const uint4& row) {
+  float values[Elements<T>::kCount];
+  Elements<T>::unpack(row, values);
+#pragma unroll
+  for (int i = 0; i < Elements<T>::kCount; ++i) dot = fmaf(grads[i], values[i], dot);
+}
+
+// Blocks of an SM: as many loads in flight as registers allow without spilling.
+template <typename T, int kBatch, bool kDots>
+constexpr int unpermute_bwd_blocks() {
+  if (!kDots) return sizeof(T) == 1 ? 3 : 4;
+  return sizeof(T) == 1 ? 2 : kBatch == 8 ? 3 : 4;
+}
+
+// 16-byte vectors. A row has a warp at least; kBatch rows are in flight together.
+template <typename T, int kBatch, bool kDots>
+__global__ void __launch_bounds__(kRowThreads, (unpermute_bwd_blocks<T, kBatch, kDots>()))
+    unpermute_rows_bwd(const UnpermuteBwdArgs args, const RowShape shape) {
+  const int64_t clear_block = args.clear_block();
+  if (clear_block >= 0) return clear_empty_rows(args.empty_rows, clear_block);
+  const int64_t token =
+      args.token_block() * shape.rows_per_block() + threadIdx.x / shape.width;
+  const int lane = threadIdx.x % shape.width;
+  const bool is_token = token < args.num_tokens;
+  const int num_vectors = is_token ? static_cast<int>(args.row_bytes / kVectorBytes) : 0;
+  const uint64_t policy = ptx::evict_first_policy();
+  const char* grad_row = args.output_grad + token * args.grad_pitch;
+  if (kDots && is_token && lane < 32) fetch_ahead(args, token);
+  for (int k = 0; k < args.topk; k += kBatch) {
+    SlotBatch<kBatch> slots{};
+    if (is_token) slots.load(args, token, k);
+    float dots[kBatch] = {};
+    for (int v = lane; v < num_vectors; v += shape.width) {
+      slots.forget_addresses();
+      const uint4 grad = ptx::load_once(vector_at(grad_row, v));
+      uint4 values[kBatch];
+      if constexpr (kDots) {
+#pragma unroll
+        for (int j = 0; j < kBatch; ++j) {
+          if (slots.rows[j] >= 0) {
+            values[j] =
+                ptx::load_once(vector_at(args.input + slots.rows[j] * args.input_pitch, v));
+          }
+        }
+      }
+      float grads[Elements<T>::kCount];
+      Elements<T>::unpack(grad, grads);
+#pragma unroll
+      for (int j = 0; j < kBatch; ++j) {
+        if (slots.rows[j] < 0) continue;
+        if constexpr (kDots) add_products<T>(dots[j], grads, values[j]);
+        if (args.input_grad != nullptr) {
+          ptx::store_evict_first(vector_at(args.input_grad + slots.rows[j] * args.row_bytes, v),
+                                 scaled<T>(grads, slots.probs[j]), policy);
+        }
+      }
+    }
+    if constexpr (kDots) write_dots<kBatch>(args, shape.width, token, k, dots);
+  }
+}
+
+// The same for rows of any length and address, a slot after the other, in windows
+// of the rows written, or of those read where none are.
+template <typename T, bool kDots>
+__global__ void __launch_bounds__(kRowThreads)
+    unpermute_unaligned_rows_bwd(const UnpermuteBwdArgs args, const RowShape shape) {
+  const int64_t clear_block = args.clear_block();
+  if (clear_block >= 0) return clear_empty_rows(args.empty_rows, clear_block);
+  const int64_t token =
+      args.token_block() * shape.rows_per_block() + threadIdx.x / shape.width;
+  const bool is_token = token < args.num_tokens;
+  const uint64_t policy = ptx::evict_first_policy();
+  const char* grad_row = args.output_grad + token * args.grad_pitch;
+  const bool grad_inside = args.grad_extent.surrounds(grad_row, args.row_bytes);
+  for (int k = 0; k < args.topk; ++k) {
+    SlotBatch<1> slot{};
+    if (is_token) {
+      slot.load(args, token, k);
+    } else {
+      slot.rows[0] = -1;
+    }
+    const int64_t row = slot.rows[0];
+    const char* input_row = args.input + row * args.input_pitch;
+    const bool inside =
+        grad_inside && (!kDots || args.input_extent.surrounds(input_row, args.row_bytes));
+    const Windows windows(args.input_grad != nullptr ? args.input_grad + row * args.row_bytes
+                                                     : const_cast<char*>(input_row),
+                          args.row_bytes);
+    const int64_t num_windows = row >= 0 ? windows.count() : 0;
+    float dots[1] = {};
+#pragma unroll 2
+    for (int64_t window = threadIdx.x % shape.width; window < num_windows;
+         window += shape.width) {
+      const WindowPart part(windows, window);
+      const int64_t offset = window * kVectorBytes - windows.row_at;
+      const char* const grad_at = grad_row + offset;
+      const char* const input_at = input_row + offset;
+      uint4 grad;
+      uint4 value{};
+      if (inside) {
+        const RawWindow raw_grad = load_raw(grad_at);
+        RawWindow raw_value;
+        if constexpr (kDots) raw_value = load_raw(input_at);
+        grad = shifted(raw_grad, grad_at);
+        if constexpr (kDots) value = shifted(raw_value, input_at);
+      } else {
+        grad = load_bytes(grad_at, part);
+        if constexpr (kDots) value = load_bytes(input_at, part);
+      }
+      if (kDots && !part.is_whole()) {  // a neighbour's elements are none of this sum
+        grad = masked(grad, part);
+        value = masked(value, part);
+      }
+      float grads[Elements<T>::kCount];
+      Elements<T>::unpack(grad, grads);
+      if constexpr (kDots) add_products<T>(dots[0], grads, value);
+      if (args.input_grad != nullptr) {
+        store_window(windows.first + window * kVectorBytes,
+                     scaled<T>(grads, slot.probs[0]), part, policy);
+      }
+    }
+    if constexpr (kDots) write_dots<1>(args, shape.width, token, k, dots);
+  }
+}
+
+}  // namespace gg::cuda

@@ -1,0 +1,37 @@
+// A PermuteCase on the GPU: everything that permute writes equals what the stable
+// sort says.
+#pragma once
+
+#include "cuda/support/device.h"
+#include "support/permute_case.h"
+
+namespace gg::test {
+
+// Without the inverse where `with_inverse` is false: it is optional.
+inline void expect_right(PermuteCase&& permute, bool with_inverse = true) {
+  DeviceTensor input(permute.input), indices(permute.indices), output(permute.output),
+      map(permute.row_id_map), counts(permute.tokens_per_expert), offsets(permute.offsets),
+      slots(permute.slot_of_row);
+  PermuteProblem problem = permute.problem();
+  problem.input = input.view();
+  problem.indices = indices.view();
+  problem.output = output.view();
+  problem.row_id_map = map.view();
+  problem.slot_of_row = with_inverse ? slots.view() : TensorView{};
+  if (permute.num_experts > 0) {
+    problem.tokens_per_expert = counts.view();
+    problem.offsets = offsets.view();
+  }
+  run_on_device(problem);
+  EXPECT_EQ(map.download().integers(), permute.expected_map());
+  EXPECT_EQ(output.download().values(), permute.expected_output());
+  if (with_inverse) {
+    EXPECT_EQ(slots.download().integers(), permute.expected_slot_of_row());
+  }
+  if (permute.num_experts > 0) {
+    EXPECT_EQ(counts.download().integers(), permute.expected_tokens_per_expert());
+    EXPECT_EQ(offsets.download().integers(), permute.expected_offsets());
+  }
+}
+
+}  // namespace gg::test
