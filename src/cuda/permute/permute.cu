@@ -18,9 +18,8 @@ void launch_kernel(const PermuteRowsArgs& args, RowShape shape, cudaStream_t str
   prefer_common_split<kKernel>(kOp);
   // A block at least, for rows of zeros where there are no tokens.
   const int64_t num_blocks = base::max(1, base::ceil_div(args.num_tokens, shape.rows_per_block()));
-  launch(kOp, kKernel,
-         {.num_blocks = num_blocks, .num_threads = kRowThreads, .dependent = true}, stream, args,
-         shape);
+  launch(kOp, kKernel, {.num_blocks = num_blocks, .num_threads = kRowThreads, .dependent = true},
+         stream, args, shape);
 }
 
 void launch_rows(const PermuteRowsArgs& args, int vector_bytes, cudaStream_t stream) {

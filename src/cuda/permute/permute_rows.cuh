@@ -38,8 +38,7 @@ __device__ __forceinline__ void fetch_ahead(const PermuteRowsArgs& args, int64_t
   const int64_t first = args.burst.first_to_fetch(token, args.num_tokens);
   const int64_t count = min(static_cast<int64_t>(args.burst.share), args.num_tokens - first);
   if (count <= 0) return;
-  ptx::prefetch(args.input + first * args.row_bytes,
-                static_cast<uint32_t>(count * args.row_bytes));
+  ptx::prefetch(args.input + first * args.row_bytes, static_cast<uint32_t>(count * args.row_bytes));
 }
 
 // kUnroll vectors of a row in flight together, and then in registers.
@@ -111,8 +110,7 @@ __global__ void __launch_bounds__(kRowThreads)
           if (window >= windows.count()) continue;
           const WindowPart part(windows, window);
           const char* from = source + (window * kVectorBytes - windows.row_at);
-          const uint4 value =
-              is_inside ? shifted(load_raw(from), from) : load_bytes(from, part);
+          const uint4 value = is_inside ? shifted(load_raw(from), from) : load_bytes(from, part);
           store_window(windows.first + window * kVectorBytes, value, part, policy);
         }
       }

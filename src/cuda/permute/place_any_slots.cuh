@@ -60,11 +60,12 @@ __device__ inline int find_any_first_rows(const RowMapArgs& args, int* next, int
     int total = 0;
 #pragma unroll 8
     for (int range = 0; range < static_cast<int>(gridDim.x); ++range) {
-      const bool is_written = bin < num_used && (args.num_experts > 0 || bin < kFastBinsForUnknownExperts ||
-                                                 bin < args.facts[range].num_bins);
+      const bool is_written =
+          bin < num_used && (args.num_experts > 0 || bin < kFastBinsForUnknownExperts ||
+                             bin < args.facts[range].num_bins);
       if (!is_written) continue;
-      const int count = static_cast<int>(
-          static_cast<const Count*>(args.counts)[static_cast<int64_t>(range) * args.count_pitch + bin]);
+      const int count = static_cast<int>(static_cast<const Count*>(
+          args.counts)[static_cast<int64_t>(range) * args.count_pitch + bin]);
       total += count;
       if (range < static_cast<int>(blockIdx.x)) before += count;
     }

@@ -191,7 +191,8 @@ __device__ __forceinline__ void add_up_counts(const RowMapArgs& args, const Sort
         }
       }
     }
-    for (int step = columns; step < 32; step *= 2) {  // lanes of one column, where a warp has several
+    for (int step = columns; step < 32;
+         step *= 2) {  // lanes of one column, where a warp has several
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
         all[j] += __shfl_xor_sync(~0u, all[j], step);

@@ -50,10 +50,10 @@ __device__ __forceinline__ uint64_t evict_first_policy() {
 // so that rows fetched ahead stay. (st.global)
 __device__ __forceinline__ void store_evict_first(void* address, uint4 v, uint64_t policy) {
 #if __CUDA_ARCH__ >= 800
-  asm volatile("st.global.L1::no_allocate.L2::cache_hint.v4.u32 [%0], {%1, %2, %3, %4}, %5;" ::"l"(
-                   address),
-               "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w), "l"(policy)
-               : "memory");
+  asm volatile(
+      "st.global.L1::no_allocate.L2::cache_hint.v4.u32 [%0], {%1, %2, %3, %4}, %5;" ::"l"(address),
+      "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w), "l"(policy)
+      : "memory");
 #else
   __stcs(static_cast<uint4*>(address), v);
 #endif

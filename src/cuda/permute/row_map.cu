@@ -106,27 +106,26 @@ const int* launch_row_map(const PermutePlan& plan, const PermuteProblem& problem
                           Workspace workspace, cudaStream_t stream) {
   const Scratch scratch = lay_out(plan, problem, workspace.data);
   const int topk = static_cast<int>(std::max<int64_t>(problem.indices.size(1), 1));
-  const RowMapArgs args{
-      .indices = {problem.indices.data, problem.indices.dtype == DType::kInt64},
-      .topk = FastDiv(static_cast<uint32_t>(topk)),
-      .num_tokens = static_cast<int>(problem.indices.size(0)),
-      .num_slots = static_cast<uint32_t>(problem.indices.num_elements()),
-      .num_experts = static_cast<int>(problem.num_experts),
-      .num_bins = static_cast<int>(plan.num_bins),
-      .count_pitch = static_cast<int>(scratch.count_pitch),
-      .slots_per_block = static_cast<uint32_t>(plan.slots_per_block),
-      .num_out = static_cast<int>(problem.output.size(0)),
-      .map_pitch = plan.map_pitch,
-      .row_id_map = static_cast<int*>(problem.row_id_map.data),
-      .slot_of_row = static_cast<int*>(problem.slot_of_row.data),
-      .tokens_per_expert = static_cast<int*>(problem.tokens_per_expert.data),
-      .offsets = static_cast<int*>(problem.offsets.data),
-      .counts = scratch.counts,
-      .facts = scratch.facts,
-      .num_kept = scratch.num_kept};
+  const RowMapArgs args{.indices = {problem.indices.data, problem.indices.dtype == DType::kInt64},
+                        .topk = FastDiv(static_cast<uint32_t>(topk)),
+                        .num_tokens = static_cast<int>(problem.indices.size(0)),
+                        .num_slots = static_cast<uint32_t>(problem.indices.num_elements()),
+                        .num_experts = static_cast<int>(problem.num_experts),
+                        .num_bins = static_cast<int>(plan.num_bins),
+                        .count_pitch = static_cast<int>(scratch.count_pitch),
+                        .slots_per_block = static_cast<uint32_t>(plan.slots_per_block),
+                        .num_out = static_cast<int>(problem.output.size(0)),
+                        .map_pitch = plan.map_pitch,
+                        .row_id_map = static_cast<int*>(problem.row_id_map.data),
+                        .slot_of_row = static_cast<int*>(problem.slot_of_row.data),
+                        .tokens_per_expert = static_cast<int*>(problem.tokens_per_expert.data),
+                        .offsets = static_cast<int*>(problem.offsets.data),
+                        .counts = scratch.counts,
+                        .facts = scratch.facts,
+                        .num_kept = scratch.num_kept};
   if (plan.map_launches == 1) {
     launch_place<kOneBlockThreads, kOneBlockItems, uint16_t, MapKind::kOneBlock>(args, plan,
-                                                                               stream);
+                                                                                 stream);
   } else if (has_short_counts(plan)) {
     launch_two<uint16_t>(args, plan, stream);
   } else {

@@ -45,8 +45,7 @@ void select_row_map(PermutePlan& plan, const PermuteProblem& problem, const Devi
       experts > 0 ? padded_bins(static_cast<int>(experts)) : kFastBinsForUnknownExperts;
 
   if (experts > 0 && num_slots <= kOneBlockSlots &&
-      fast_sort_bytes(bins, kOneBlockThreads) <=
-          base::min(shared_bytes, kOneBlockSharedBytes)) {
+      fast_sort_bytes(bins, kOneBlockThreads) <= base::min(shared_bytes, kOneBlockSharedBytes)) {
     plan.map_launches = 1;
     plan.map_items = kOneBlockItems;
     plan.num_map_blocks = 1;

@@ -19,7 +19,7 @@ inline constexpr int kOneBlockItems = 4;
 #ifdef __CUDACC__
 __host__ __device__
 #endif
-constexpr int padded_bins(int experts) {
+    constexpr int padded_bins(int experts) {
   if (experts > 128) return (experts + 127) / 128 * 128;
   int bins = 8;
   while (bins < experts) bins *= 2;

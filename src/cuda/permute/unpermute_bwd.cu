@@ -37,9 +37,9 @@ void launch_rows(const UnpermuteBwdArgs& args, int vector_bytes, cudaStream_t st
   const int least_width = dots ? 32 : 1;
   if (vector_bytes < kVectorBytes) {
     const RowShape shape = row_shape(max_windows(args.row_bytes), least_width);
-    launch_kernel(dots ? unpermute_unaligned_rows_bwd<T, true>
-                       : unpermute_unaligned_rows_bwd<T, false>,
-                  args, shape, stream);
+    launch_kernel(
+        dots ? unpermute_unaligned_rows_bwd<T, true> : unpermute_unaligned_rows_bwd<T, false>, args,
+        shape, stream);
     return;
   }
   const RowShape shape = row_shape(args.row_bytes / kVectorBytes, least_width);

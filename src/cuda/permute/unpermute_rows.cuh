@@ -89,8 +89,7 @@ __global__ void __launch_bounds__(kRowThreads, (unpermute_blocks<T, kBatch>()))
       for (int j = 0; j < kBatch; ++j) {
         values[j] = make_uint4(0, 0, 0, 0);
         if (slots.rows[j] >= 0) {
-          values[j] =
-              ptx::load_once(vector_at(args.input + slots.rows[j] * args.input_pitch, v));
+          values[j] = ptx::load_once(vector_at(args.input + slots.rows[j] * args.input_pitch, v));
         }
       }
       // A dropped slot adds 0 * 0, which changes no sum: none is -0.
@@ -124,8 +123,8 @@ __global__ void __launch_bounds__(kRowThreads)
 #pragma unroll
       for (int j = 0; j < kBatch; ++j) {
         rows[j] = args.input + slots.rows[j] * args.input_pitch;
-        inside = inside &&
-                 (slots.rows[j] < 0 || args.input_extent.surrounds(rows[j], args.row_bytes));
+        inside =
+            inside && (slots.rows[j] < 0 || args.input_extent.surrounds(rows[j], args.row_bytes));
       }
       uint4 values[kBatch];
       if (inside) {

@@ -138,8 +138,7 @@ __global__ void __launch_bounds__(kRowThreads, (unpermute_bwd_blocks<T, kBatch, 
     unpermute_rows_bwd(const UnpermuteBwdArgs args, const RowShape shape) {
   const int64_t clear_block = args.clear_block();
   if (clear_block >= 0) return clear_empty_rows(args.empty_rows, clear_block);
-  const int64_t token =
-      args.token_block() * shape.rows_per_block() + threadIdx.x / shape.width;
+  const int64_t token = args.token_block() * shape.rows_per_block() + threadIdx.x / shape.width;
   const int lane = threadIdx.x % shape.width;
   const bool is_token = token < args.num_tokens;
   const int num_vectors = is_token ? static_cast<int>(args.row_bytes / kVectorBytes) : 0;
@@ -158,8 +157,7 @@ __global__ void __launch_bounds__(kRowThreads, (unpermute_bwd_blocks<T, kBatch, 
 #pragma unroll
         for (int j = 0; j < kBatch; ++j) {
           if (slots.rows[j] >= 0) {
-            values[j] =
-                ptx::load_once(vector_at(args.input + slots.rows[j] * args.input_pitch, v));
+            values[j] = ptx::load_once(vector_at(args.input + slots.rows[j] * args.input_pitch, v));
           }
         }
       }
@@ -186,8 +184,7 @@ __global__ void __launch_bounds__(kRowThreads)
     unpermute_unaligned_rows_bwd(const UnpermuteBwdArgs args, const RowShape shape) {
   const int64_t clear_block = args.clear_block();
   if (clear_block >= 0) return clear_empty_rows(args.empty_rows, clear_block);
-  const int64_t token =
-      args.token_block() * shape.rows_per_block() + threadIdx.x / shape.width;
+  const int64_t token = args.token_block() * shape.rows_per_block() + threadIdx.x / shape.width;
   const bool is_token = token < args.num_tokens;
   const uint64_t policy = ptx::evict_first_policy();
   const char* grad_row = args.output_grad + token * args.grad_pitch;
@@ -209,8 +206,7 @@ __global__ void __launch_bounds__(kRowThreads)
     const int64_t num_windows = row >= 0 ? windows.count() : 0;
     float dots[1] = {};
 #pragma unroll 2
-    for (int64_t window = threadIdx.x % shape.width; window < num_windows;
-         window += shape.width) {
+    for (int64_t window = threadIdx.x % shape.width; window < num_windows; window += shape.width) {
       const WindowPart part(windows, window);
       const int64_t offset = window * kVectorBytes - windows.row_at;
       const char* const grad_at = grad_row + offset;
@@ -235,8 +231,8 @@ __global__ void __launch_bounds__(kRowThreads)
       Elements<T>::unpack(grad, grads);
       if constexpr (kDots) add_products<T>(dots[0], grads, value);
       if (args.input_grad != nullptr) {
-        store_window(windows.first + window * kVectorBytes,
-                     scaled<T>(grads, slot.probs[0]), part, policy);
+        store_window(windows.first + window * kVectorBytes, scaled<T>(grads, slot.probs[0]), part,
+                     policy);
       }
     }
     if constexpr (kDots) write_dots<1>(args, shape.width, token, k, dots);

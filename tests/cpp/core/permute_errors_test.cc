@@ -128,6 +128,8 @@ TEST(PermuteRefuses, CountsOfOtherExperts) {
                  {"permute: tokens_per_expert got shape [4]", "needs [3]"});
   expect_refused(right_permute(), &PermuteProblem::offsets, view(nullptr, DType::kInt64, {3}),
                  {"permute: offsets got dtype int64", "needs int32"});
+  expect_refused(right_permute(), &PermuteProblem::slot_of_row, i32({3}),
+                 {"permute: slot_of_row got shape [3]", "one entry for each row of output"});
 }
 
 TEST(UnpermuteRefuses, AMapOfOtherTokens) {

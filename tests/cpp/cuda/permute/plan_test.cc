@@ -25,7 +25,9 @@ TEST_P(PermutePlans, TakeThePortablePath) {
   const PermutePlan plan = plan_permute(problem, GetParam().target());
   EXPECT_EQ(plan.path, Path::kPortable);
   EXPECT_EQ(plan, plan_permute(problem, GetParam().target()));
-  EXPECT_EQ(to_string(plan).rfind("permute portable bins=65 slots_per_block=1024 vector=16B", 0),
+  EXPECT_EQ(to_string(plan).rfind("permute portable map=2x32 blocks items=2 bins=64 "
+                                  "slots_per_block=1024 vector=16B",
+                                  0),
             0u)
       << to_string(plan);
 }
@@ -35,22 +37,56 @@ TEST_P(PermutePlans, HaveABinForEachExpertAndOneForLargerIds) {
     const PermuteProblem problem = permute_problem(64, 2, 8, DType::kFloat32, num_experts);
     return plan_permute(problem, GetParam().target()).num_bins;
   };
-  EXPECT_EQ(num_bins(8), 9);
-  EXPECT_EQ(num_bins(256), 257);
+  EXPECT_EQ(num_bins(1), 8);
+  EXPECT_EQ(num_bins(60), 64);
+  EXPECT_EQ(num_bins(256), 256);
+  EXPECT_EQ(num_bins(257), 384);
   EXPECT_EQ(num_bins(0), 4097) << "unknown experts: ids below 4096 are counted";
 }
 
+TEST_P(PermutePlans, SortFewSlotsOfKnownExpertsInOneLaunch) {
+  const auto map_launches = [&](int64_t num_tokens, int64_t num_experts) {
+    const PermuteProblem problem = permute_problem(num_tokens, 8, 8, DType::kFloat32, num_experts);
+    return plan_permute(problem, GetParam().target()).map_launches;
+  };
+  EXPECT_EQ(map_launches(0, 128), 1);
+  EXPECT_EQ(map_launches(512, 128), 1);
+  EXPECT_EQ(map_launches(512, 512), 1);
+  EXPECT_EQ(map_launches(513, 128), 2);
+  EXPECT_EQ(map_launches(512, 0), 2);
+}
+
 TEST_P(PermutePlans, CutTheSlotsIntoAFewBlocksAndCountEach) {
-  for (int64_t num_tokens : {0, 1, 1000, 131072, 1 << 20}) {
+  for (int64_t num_tokens : {1000, 16384, 131072, 1 << 20, 1 << 27}) {
     const PermuteProblem problem = permute_problem(num_tokens, 8, 8, DType::kFloat32, 64);
     const PermutePlan plan = plan_permute(problem, GetParam().target());
-    EXPECT_EQ(plan.slots_per_block % 1024, 0) << "whole rounds of a thread block";
-    EXPECT_GE(plan.slots_per_block * 128, num_tokens * 8) << "at most 128 blocks";
-    const int64_t num_blocks =
-        std::max<int64_t>(1, (num_tokens * 8 + plan.slots_per_block - 1) / plan.slots_per_block);
-    EXPECT_GE(plan.workspace_bytes, num_blocks * plan.num_bins * 4);
-    EXPECT_LE(plan.workspace_bytes, 128 * (plan.num_bins * 4 + 64)) << "whatever T is";
+    EXPECT_EQ(plan.slots_per_block % (512 * plan.map_items), 0) << "whole tiles";
+    EXPECT_LE(plan.num_map_blocks, 128);
+    EXPECT_GE(plan.slots_per_block * plan.num_map_blocks, num_tokens * 8);
+    EXPECT_LT(plan.slots_per_block * (plan.num_map_blocks - 1), num_tokens * 8);
+    EXPECT_GE(plan.workspace_bytes, plan.num_map_blocks * plan.num_bins * 2);
+    EXPECT_LE(plan.workspace_bytes, 128 * plan.num_bins * 4 + 64) << "whatever T is";
   }
+}
+
+TEST_P(PermutePlans, GiveAThreadMoreSlotsOnceEveryBlockIsBusy) {
+  const auto items = [&](int64_t num_slots) {
+    const PermuteProblem problem = permute_problem(num_slots, 1, 8, DType::kFloat32, 128);
+    return plan_permute(problem, GetParam().target()).map_items;
+  };
+  EXPECT_EQ(items(65536), 2);
+  EXPECT_EQ(items(131072), 2);
+  EXPECT_EQ(items(131073), 4);
+  EXPECT_EQ(items(262145), 8);
+  EXPECT_EQ(items(1048576), 16);
+  EXPECT_EQ(items(1 << 30), 16);
+}
+
+TEST_P(PermutePlans, CountEveryExpertOnceWhereWarpsHaveNoTablesOfTheirOwn) {
+  const PermuteProblem problem = permute_problem(8192, 8, 8, DType::kFloat32, 10000);
+  const PermutePlan plan = plan_permute(problem, GetParam().target());
+  EXPECT_EQ(plan.map_items, 0);
+  EXPECT_EQ(plan.num_bins, 10000);
 }
 
 TEST_P(PermutePlans, MoveRowsByTheWidestAccessThatEveryRowAllows) {
@@ -110,7 +146,7 @@ TEST_P(PermutePlans, OfUnpermuteNeedAWorkspaceForTheInputsGradientOnly) {
   EXPECT_EQ(to_string(plan), "unpermute portable vector=16B workspace=0B");
   UnpermuteBwdProblem backward = unpermute_bwd_problem(DType::kBFloat16, 63);
   EXPECT_EQ(to_string(plan_unpermute_bwd(backward, GetParam().target())),
-            "unpermute portable vector=2B workspace=128B");
+            "unpermute portable vector=2B workspace=512B");
   backward.input_grad = TensorView{};
   EXPECT_EQ(plan_unpermute_bwd(backward, GetParam().target()).workspace_bytes, 0);
 }

@@ -28,8 +28,9 @@ PermuteCase map_of(const std::vector<int64_t>& ids, int64_t topk, int64_t num_ex
 class CudaRowMap : public OnDevice {};
 
 TEST_F(CudaRowMap, IsRightForAnyNumberOfExperts) {
-  for (int64_t experts : {1, 2, 7, 8, 9, 15, 16, 17, 64, 127, 128, 129, 255, 256, 257, 511, 512,
-                          513, 1023, 1024, 1025, 2048, 4095, 4096, 4097, 10000}) {
+  for (int64_t experts :
+       {1,   2,   7,   8,   9,   15,   16,   17,   64,   127,  128,  129,  255,
+        256, 257, 511, 512, 513, 1023, 1024, 1025, 2048, 4095, 4096, 4097, 10000}) {
     for (int64_t num_slots : {3000, 6000}) {  // one block, several
       SCOPED_TRACE(testing::Message() << experts << " experts, " << num_slots << " slots");
       const std::vector<int64_t> ids = ids_below(experts, num_slots, 1);
