@@ -31,7 +31,12 @@ SECTIONS = {
         grouped_gemm.grouped_mm,
     ],
     "Permutation": [grouped_gemm.moe_permute, grouped_gemm.moe_unpermute],
-    "Routing": [grouped_gemm.sinkhorn],
+    "Routing": [
+        grouped_gemm.moe_route,
+        grouped_gemm.router_load_balancing_loss,
+        grouped_gemm.router_z_loss,
+        grouped_gemm.sinkhorn,
+    ],
     "Layers: `grouped_gemm.nn`": [
         getattr(grouped_gemm.nn, name) for name in grouped_gemm.nn.__all__
     ],
@@ -45,7 +50,7 @@ SECTIONS = {
     ],
 }
 
-HEADERS = ["types", "tensor_view", "error", "gmm", "permute", "unpermute", "sinkhorn"]
+HEADERS = ["types", "tensor_view", "error", "gmm", "permute", "unpermute", "route", "sinkhorn"]
 
 
 def signature(thing):

@@ -31,6 +31,12 @@ from ._functional import (  # noqa: E402
     sinkhorn,
 )
 from ._grouped_mm import grouped_mm  # noqa: E402
+from ._routing import (  # noqa: E402
+    MoeRouted,
+    moe_route,
+    router_load_balancing_loss,
+    router_z_loss,
+)
 from .ops import permute, unpermute  # noqa: E402
 
 __version__ = _library.version()
@@ -38,6 +44,7 @@ _library.warn_of_foreign_backend()
 
 __all__ = [
     "MoePermuted",
+    "MoeRouted",
     "SinkhornInfo",
     "__version__",
     "backend",
@@ -46,10 +53,13 @@ __all__ = [
     "gmm_wgrad",
     "grouped_mm",
     "moe_permute",
+    "moe_route",
     "moe_unpermute",
     "nn",
     "ops",
     "permute",
+    "router_load_balancing_loss",
+    "router_z_loss",
     "sinkhorn",
     "unpermute",
 ]

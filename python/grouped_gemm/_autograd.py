@@ -159,3 +159,29 @@ def with_topk(row_id_map, probs):
     if probs.dim() == 1:
         return probs.unsqueeze(1), 1
     return probs, probs.shape[-1]
+
+
+class MoeRoute(torch.autograd.Function):
+    """moe_route: ``apply(logits, expert_bias, *options)``, the raw operator's arguments."""
+
+    @staticmethod
+    def forward(ctx, logits, expert_bias, *options):
+        probs, indices, counts, *sums = raw._route(logits, expert_bias, *options)
+        ctx.save_for_backward(logits, indices)
+        topk, sigmoid, pre_softmax, normalize_topk, *_, scaling_factor, num_sequences, _ = options
+        ctx.options = topk, sigmoid, pre_softmax, normalize_topk, scaling_factor, num_sequences
+        ctx.with_sums = options[-1]
+        ctx.mark_non_differentiable(indices, counts)
+        ctx.set_materialize_grads(False)  # a loss that is not used costs nothing
+        return probs, indices, counts, *sums
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, probs_grad, _indices, _counts, score_sums_grad, z_sums_grad):
+        logits, indices = ctx.saved_tensors
+        if not ctx.with_sums:
+            score_sums_grad = z_sums_grad = None  # of nothing
+        logits_grad = raw._route_bwd(
+            logits, indices, probs_grad, score_sums_grad, z_sums_grad, *ctx.options
+        )
+        return logits_grad, *(None,) * 11

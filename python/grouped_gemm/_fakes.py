@@ -67,3 +67,35 @@ def _(grad, x, row_id_map, probs, topk, num_rows, needs_x_grad):
 def _(cost, tol, max_iterations):
     iterations = cost.new_empty((1,), dtype=torch.int32)
     return torch.empty_like(cost), iterations, cost.new_empty((1,), dtype=torch.float32)
+
+
+@register_fake("grouped_gemm::_route")
+def _(
+    logits,
+    expert_bias,
+    topk,
+    sigmoid,
+    pre_softmax,
+    normalize_topk,
+    num_groups,
+    group_topk,
+    group_score_topk,
+    scaling_factor,
+    num_sequences,
+    with_sums,
+):
+    num_tokens, num_experts = logits.shape
+    wide = torch.float64 if logits.dtype == torch.float64 else torch.float32
+    num_sums = num_sequences if with_sums else 0
+    return (
+        logits.new_empty((num_tokens, topk), dtype=wide),
+        logits.new_empty((num_tokens, topk), dtype=torch.int32),
+        logits.new_empty((num_sequences, num_experts), dtype=torch.int32),
+        logits.new_empty((num_sums, num_experts), dtype=wide),
+        logits.new_empty((num_sums,), dtype=wide),
+    )
+
+
+@register_fake("grouped_gemm::_route_bwd")
+def _(logits, indices, *gradients_and_options):
+    return logits.new_empty(logits.shape)

@@ -29,6 +29,8 @@ _OPERATORS = (
     "_unpermute",
     "_unpermute_bwd",
     "_sinkhorn",
+    "_route",
+    "_route_bwd",
 )
 
 

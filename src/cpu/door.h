@@ -5,6 +5,7 @@
 
 #include "grouped_gemm/gmm.h"
 #include "grouped_gemm/permute.h"
+#include "grouped_gemm/route.h"
 #include "grouped_gemm/sinkhorn.h"
 #include "grouped_gemm/unpermute.h"
 
@@ -19,6 +20,9 @@ void unpermute_bwd(const UnpermutePlan& plan, const UnpermuteBwdProblem& problem
                    Workspace workspace, Stream stream);
 void gmm(const GmmPlan& plan, const GmmProblem& problem, Stream stream);
 void gmm_wgrad(const GmmPlan& plan, const GmmWgradProblem& problem, Stream stream);
+void plan_route(RoutePlan& plan, const RouteProblem& problem);
+void route(const RoutePlan& plan, const RouteProblem& problem, Workspace workspace, Stream stream);
+void route_bwd(const RoutePlan& plan, const RouteBwdProblem& problem, Stream stream);
 int64_t sinkhorn_workspace_bytes(const SinkhornProblem& problem);
 void sinkhorn(const SinkhornPlan& plan, const SinkhornProblem& problem, Workspace workspace,
               Stream stream);

@@ -30,6 +30,8 @@ void plan_gmm_wgrad(GmmPlan&, const GmmWgradProblem&, const DeviceLimits&) { ref
 void plan_sinkhorn(SinkhornPlan&, const SinkhornProblem&, const DeviceLimits&) {
   refuse("sinkhorn");
 }
+void plan_route(RoutePlan&, const RouteProblem&) { refuse("route"); }
+void plan_route_bwd(RoutePlan&, const RouteBwdProblem&) { refuse("route_bwd"); }
 
 void permute(const PermutePlan&, const PermuteProblem&, Workspace, Stream) { refuse("permute"); }
 void unpermute(const UnpermutePlan&, const UnpermuteProblem&, Stream) { refuse("unpermute"); }
@@ -41,5 +43,7 @@ void gmm_wgrad(const GmmPlan&, const GmmWgradProblem&, Workspace, Stream) { refu
 void sinkhorn(const SinkhornPlan&, const SinkhornProblem&, Workspace, Stream) {
   refuse("sinkhorn");
 }
+void route(const RoutePlan&, const RouteProblem&, Workspace, Stream) { refuse("route"); }
+void route_bwd(const RoutePlan&, const RouteBwdProblem&, Stream) { refuse("route_bwd"); }
 
 }  // namespace gg::cuda

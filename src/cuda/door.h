@@ -6,6 +6,7 @@
 
 #include "grouped_gemm/gmm.h"
 #include "grouped_gemm/permute.h"
+#include "grouped_gemm/route.h"
 #include "grouped_gemm/sinkhorn.h"
 #include "grouped_gemm/unpermute.h"
 
@@ -30,6 +31,8 @@ void plan_unpermute_bwd(UnpermutePlan& plan, const UnpermuteBwdProblem& problem)
 void plan_gmm(GmmPlan& plan, const GmmProblem& problem, const DeviceLimits& limits);
 void plan_gmm_wgrad(GmmPlan& plan, const GmmWgradProblem& problem, const DeviceLimits& limits);
 void plan_sinkhorn(SinkhornPlan& plan, const SinkhornProblem& problem, const DeviceLimits& limits);
+void plan_route(RoutePlan& plan, const RouteProblem& problem);
+void plan_route_bwd(RoutePlan& plan, const RouteBwdProblem& problem);
 
 // Launch. Nothing here allocates or waits.
 void permute(const PermutePlan& plan, const PermuteProblem& problem, Workspace workspace,
@@ -42,5 +45,7 @@ void gmm_wgrad(const GmmPlan& plan, const GmmWgradProblem& problem, Workspace wo
                Stream stream);
 void sinkhorn(const SinkhornPlan& plan, const SinkhornProblem& problem, Workspace workspace,
               Stream stream);
+void route(const RoutePlan& plan, const RouteProblem& problem, Workspace workspace, Stream stream);
+void route_bwd(const RoutePlan& plan, const RouteBwdProblem& problem, Stream stream);
 
 }  // namespace gg::cuda

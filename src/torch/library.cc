@@ -39,6 +39,19 @@ STABLE_TORCH_LIBRARY(grouped_gemm, m) {
       "int num_rows, bool needs_x_grad) -> (Tensor, Tensor)");
   // cost [T,E] -> balanced [T,E], iterations int32 [1], error float32 [1]
   m.def("_sinkhorn(Tensor cost, float tol, int max_iterations) -> (Tensor, Tensor, Tensor)");
+  // logits [T,E], expert_bias [E] -> probs [T,topk], indices int32 [T,topk],
+  // tokens_per_expert int32 [S,E], and with_sums score_sums [S,E], z_sums [S] (else
+  // [0,E], [0]) for S = num_sequences runs of tokens; include/grouped_gemm/route.h
+  m.def(
+      "_route(Tensor logits, Tensor? expert_bias, int topk, bool sigmoid, bool pre_softmax, "
+      "bool normalize_topk, int num_groups, int group_topk, int group_score_topk, "
+      "float scaling_factor, int num_sequences, bool with_sums) -> "
+      "(Tensor, Tensor, Tensor, Tensor, Tensor)");
+  // Gradient of the logits, from those of probs and of the two sums.
+  m.def(
+      "_route_bwd(Tensor logits, Tensor indices, Tensor? probs_grad, Tensor? score_sums_grad, "
+      "Tensor? z_sums_grad, int topk, bool sigmoid, bool pre_softmax, bool normalize_topk, "
+      "float scaling_factor, int num_sequences) -> Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(grouped_gemm, CPU, m) { GG_REGISTER_OPERATORS(m); }

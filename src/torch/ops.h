@@ -35,6 +35,15 @@ std::tuple<Tensor, Tensor> unpermute_bwd(Tensor grad, std::optional<Tensor> x, T
 
 std::tuple<Tensor, Tensor, Tensor> sinkhorn(Tensor cost, double tol, int64_t max_iterations);
 
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> route(
+    Tensor logits, std::optional<Tensor> expert_bias, int64_t topk, bool sigmoid, bool pre_softmax,
+    bool normalize_topk, int64_t num_groups, int64_t group_topk, int64_t group_score_topk,
+    double scaling_factor, int64_t num_sequences, bool with_sums);
+Tensor route_bwd(Tensor logits, Tensor indices, std::optional<Tensor> probs_grad,
+                 std::optional<Tensor> score_sums_grad, std::optional<Tensor> z_sums_grad,
+                 int64_t topk, bool sigmoid, bool pre_softmax, bool normalize_topk,
+                 double scaling_factor, int64_t num_sequences);
+
 }  // namespace gg::torch_binding
 
 // Registers every operator for one dispatch key; used once by library.cc and
@@ -50,4 +59,6 @@ std::tuple<Tensor, Tensor, Tensor> sinkhorn(Tensor cost, double tol, int64_t max
     (m).impl("_unpermute", TORCH_BOX(&gg::torch_binding::unpermute));         \
     (m).impl("_unpermute_bwd", TORCH_BOX(&gg::torch_binding::unpermute_bwd)); \
     (m).impl("_sinkhorn", TORCH_BOX(&gg::torch_binding::sinkhorn));           \
+    (m).impl("_route", TORCH_BOX(&gg::torch_binding::route));                 \
+    (m).impl("_route_bwd", TORCH_BOX(&gg::torch_binding::route_bwd));         \
   } while (0)

@@ -20,6 +20,8 @@ RAW_OPERATORS = {  # name -> the arguments that it writes
     "_unpermute": [],
     "_unpermute_bwd": [],
     "_sinkhorn": [],
+    "_route": [],
+    "_route_bwd": [],
 }
 
 
