@@ -24,8 +24,10 @@ struct SinkhornProblem {
 struct SinkhornPlan {
   Path path = Path::kAuto;
   int64_t workspace_bytes = 0;
-  int num_blocks = 0;  // CUDA: a cooperative grid
-  int num_chunks = 0;  // pieces of T whose column sums are added in order
+  int num_blocks = 0;       // CUDA: a cooperative grid
+  int num_chunks = 0;       // pieces of T whose column sums are added in order
+  int values_per_lane = 0;  // CUDA: of a row in registers; 0: rows are too long for that
+  bool keeps_rows = false;  // CUDA: the scaled matrix stays on the chip
 
   bool operator==(const SinkhornPlan&) const = default;
 };

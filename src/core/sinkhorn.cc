@@ -66,7 +66,9 @@ void run(const SinkhornPlan& plan, const SinkhornProblem& problem, Workspace wor
 
 std::string to_string(const SinkhornPlan& plan) {
   return base::concat("sinkhorn ", to_string(plan.path), " blocks=", plan.num_blocks,
-                      " chunks=", plan.num_chunks, " workspace=", plan.workspace_bytes, "B");
+                      " chunks=", plan.num_chunks, " values_per_lane=", plan.values_per_lane,
+                      plan.keeps_rows ? " keeps_rows" : "", " workspace=", plan.workspace_bytes,
+                      "B");
 }
 
 }  // namespace gg

@@ -12,6 +12,7 @@
 #include "grouped_gemm/error.h"
 #include "grouped_gemm/gmm.h"
 #include "grouped_gemm/permute.h"
+#include "grouped_gemm/route.h"
 #include "grouped_gemm/sinkhorn.h"
 #include "grouped_gemm/unpermute.h"
 #include "support/tensor.h"
@@ -35,6 +36,12 @@ inline auto plan_for(const GmmWgradProblem& problem, const Target& target) {
 }
 inline auto plan_for(const SinkhornProblem& problem, const Target& target) {
   return plan_sinkhorn(problem, target);
+}
+inline auto plan_for(const RouteProblem& problem, const Target& target) {
+  return plan_route(problem, target);
+}
+inline auto plan_for(const RouteBwdProblem& problem, const Target& target) {
+  return plan_route_bwd(problem, target);
 }
 
 inline Target cpu_target(Path path) {

@@ -25,7 +25,7 @@ TEST_P(SinkhornPlans, HaveAGridThatRunsAllAtOnce) {
   for (int64_t num_tokens : {0, 1, 100, 4096, 131072}) {
     const SinkhornPlan plan = plan_sinkhorn(sinkhorn_problem(num_tokens, 64), GetParam().target());
     EXPECT_GE(plan.num_blocks, 1);
-    EXPECT_LE(plan.num_blocks, 2 * GetParam().limits.num_sms)
+    EXPECT_LE(plan.num_blocks, GetParam().limits.num_sms)
         << "a cooperative grid that does not fit on the device cannot be launched";
   }
 }
@@ -38,10 +38,30 @@ TEST_P(SinkhornPlans, AddColumnsInTheSameOrderOnEveryGpu) {
   }
 }
 
-TEST_P(SinkhornPlans, KeepRowsColumnsAndPartialSumsInTheWorkspace) {
+TEST_P(SinkhornPlans, KeepRowFactorsAndTwoSetsOfColumnSumsInTheWorkspace) {
   const SinkhornPlan plan = plan_sinkhorn(sinkhorn_problem(131072, 64), GetParam().target());
-  EXPECT_EQ(plan.num_chunks, 256);
-  EXPECT_EQ(plan.workspace_bytes, (2 * 131072 + (2 + 256) * 64) * 4);
+  EXPECT_EQ(plan.num_chunks, 128);
+  EXPECT_EQ(plan.workspace_bytes, (131072 + 2 * 128 * 64) * 4);
+}
+
+TEST_P(SinkhornPlans, HoldRowsOfUpTo1024ExpertsInRegisters) {
+  const std::pair<int64_t, int> cases[] = {{1, 1},   {8, 1},    {9, 4},     {64, 2},   {128, 4},
+                                           {129, 8}, {512, 16}, {1024, 32}, {1025, 0}, {4096, 0}};
+  for (const auto& [num_experts, values] : cases) {
+    const SinkhornPlan plan =
+        plan_sinkhorn(sinkhorn_problem(1000, num_experts), GetParam().target());
+    EXPECT_EQ(plan.values_per_lane, values) << num_experts;
+  }
+}
+
+TEST_P(SinkhornPlans, KeepTheMatrixOnTheChipWhereEveryChunkFitsABlock) {
+  const auto keeps = [&](int64_t num_tokens, int64_t num_experts) {
+    return plan_sinkhorn(sinkhorn_problem(num_tokens, num_experts), GetParam().target()).keeps_rows;
+  };
+  const bool has_128_sms = GetParam().limits.num_sms >= 128;
+  EXPECT_TRUE(keeps(1000, 64));
+  EXPECT_EQ(keeps(8192, 64), has_128_sms);
+  EXPECT_FALSE(keeps(131072, 256));
 }
 
 TEST_P(SinkhornPlans, TakeManyTokensManyExpertsAndNone) {
@@ -54,6 +74,43 @@ TEST_P(SinkhornPlans, RefuseMoreTokensThanInt32Counts) {
   EXPECT_TRUE(
       refuses([&] { plan_sinkhorn(sinkhorn_problem(int64_t{1} << 30, 2), GetParam().target()); },
               {"sinkhorn: cost got shape [1073741824, 2]", "2^30"}));
+}
+
+RouteProblem route_problem(int64_t num_tokens, int64_t num_experts, int64_t num_sequences = 1) {
+  return {.options = {.topk = 1},
+          .num_sequences = num_sequences,
+          .logits = view(nullptr, DType::kBFloat16, {num_tokens, num_experts}),
+          .probs = view(nullptr, DType::kFloat32, {num_tokens, 1}),
+          .indices = view(nullptr, DType::kInt32, {num_tokens, 1}),
+          .tokens_per_expert = view(nullptr, DType::kInt32, {num_sequences, num_experts})};
+}
+
+class RoutePlans : public OnEveryGpu {};
+INSTANTIATE_TEST_SUITE_P(, RoutePlans, testing::ValuesIn(kGpus), gpu_name);
+
+TEST_P(RoutePlans, AddSumsInTheSameOrderOnEveryGpu) {
+  for (int64_t num_tokens : {0, 1, 512, 16384, 65536}) {
+    const RouteProblem problem = route_problem(num_tokens, 128);
+    EXPECT_EQ(plan_route(problem, GetParam().target()), plan_route(problem, kGpus[0].target()));
+  }
+}
+
+TEST_P(RoutePlans, GiveEverySequenceItsOwnBlocks) {
+  const RoutePlan plan = plan_route(route_problem(16384, 128, 16), GetParam().target());
+  EXPECT_EQ(plan.path, Path::kPortable);
+  EXPECT_EQ(plan.pieces_per_sequence, 32);
+  EXPECT_EQ(plan.workspace_bytes, 16 * 32 * (128 + 1) * 4);
+  EXPECT_EQ(plan_route(route_problem(16384, 8, 1024), GetParam().target()).pieces_per_sequence, 1);
+  EXPECT_EQ(plan_route(route_problem(0, 8), GetParam().target()).pieces_per_sequence, 0);
+}
+
+TEST_P(RoutePlans, HoldATokenInAQuarterOfAWarpOrInAWhole) {
+  const std::pair<int64_t, int> cases[] = {{1, 8}, {8, 8}, {32, 8}, {33, 32}, {1024, 32}};
+  for (const auto& [num_experts, lanes] : cases) {
+    const RoutePlan plan = plan_route(route_problem(100, num_experts), GetParam().target());
+    EXPECT_EQ(plan.lanes_per_token, lanes) << num_experts;
+    EXPECT_GE(plan.lanes_per_token * plan.values_per_lane, num_experts);
+  }
 }
 
 TEST(SinkhornRefuses, GpusOlderThanVolta) {

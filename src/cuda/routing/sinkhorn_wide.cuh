@@ -1,6 +1,5 @@
-// sinkhorn on CUDA: one cooperative kernel, so that the stop test stays on the
-// device. Row maxima m are subtracted as on the CPU: C' = exp(cost - m), and
-// d0' = exp(m) d0 = 1 / (T (C' d1 + eps exp(-m))).
+// sinkhorn on CUDA for rows that do not fit the registers of a warp: one
+// cooperative kernel, a stage for the rows, one for the columns, one that adds up.
 //
 // Every sum has a fixed order: over columns within a warp; over rows in chunks,
 // and then over chunks: results repeat bit for bit.
@@ -8,52 +7,15 @@
 
 #include <cooperative_groups.h>
 
-#include "cuda/common/number.cuh"
+#include "cuda/routing/sinkhorn_args.cuh"
 
 namespace gg::cuda {
 
 inline constexpr int kSinkhornWarps = 8;
 inline constexpr int kSinkhornThreads = kSinkhornWarps * 32;
-inline constexpr float kSinkhornEpsilon = 1e-8f;
-
-struct SinkhornArgs {
-  const void* cost;  // [T, E]
-  void* output;      // [T, E]
-  int num_rows;      // T
-  int num_columns;   // E
-  int num_chunks;
-  float tolerance;
-  int max_iterations;
-  int* iterations;  // or null
-  float* error;     // or null
-  float* row_max;   // scratch [T]
-  float* d0;        // scratch [T]
-  float* d1;        // scratch [E]
-  float* change;    // scratch [E]: |change of d1|
-  float* partial;   // scratch [num_chunks, E]: column sums
-};
-
-__device__ __forceinline__ float warp_sum(float value) {
-#pragma unroll
-  for (int step = 16; step > 0; step /= 2) value += __shfl_xor_sync(0xffffffffu, value, step);
-  return value;
-}
-
-__device__ __forceinline__ float warp_max(float value) {
-#pragma unroll
-  for (int step = 16; step > 0; step /= 2) {
-    value = fmaxf(value, __shfl_xor_sync(0xffffffffu, value, step));
-  }
-  return value;
-}
-
-// C' of one element; a row of -inf logits takes part in nothing.
-__device__ __forceinline__ float scaled(float logit, float row_max) {
-  return row_max == -INFINITY ? 0.0f : expf(logit - row_max);
-}
 
 template <typename T>
-struct SinkhornStages {
+struct SinkhornWideStages {
   const SinkhornArgs& args;
   const T* cost = static_cast<const T*>(args.cost);
   int lane = threadIdx.x % 32;
@@ -69,7 +31,7 @@ struct SinkhornStages {
       for (int e = lane; e < args.num_columns; e += 32) {
         largest = fmaxf(largest, to_float(row(t)[e]));
       }
-      largest = warp_max(largest);
+      largest = Lanes<32>::max(largest);
       if (lane == 0) args.row_max[t] = largest;
     }
     for (int e = blockIdx.x * kSinkhornThreads + threadIdx.x; e < args.num_columns;
@@ -85,7 +47,7 @@ struct SinkhornStages {
       for (int e = lane; e < args.num_columns; e += 32) {
         sum += scaled(to_float(row(t)[e]), largest) * args.d1[e];
       }
-      sum = warp_sum(sum) + kSinkhornEpsilon * expf(-largest);
+      sum = Lanes<32>::sum(sum) + kSinkhornEpsilon * expf(-largest);
       if (lane == 0) args.d0[t] = 1.0f / (static_cast<float>(args.num_rows) * sum);
     }
   }
@@ -133,7 +95,7 @@ struct SinkhornStages {
   __device__ float mean_change() const {
     float sum = 0.0f;
     for (int e = lane; e < args.num_columns; e += 32) sum += args.change[e];
-    return warp_sum(sum) / static_cast<float>(args.num_columns);
+    return Lanes<32>::sum(sum) / static_cast<float>(args.num_columns);
   }
 
   __device__ void write_output() const {
@@ -148,14 +110,14 @@ struct SinkhornStages {
 };
 
 template <typename T>
-__global__ void __launch_bounds__(kSinkhornThreads) sinkhorn_kernel(SinkhornArgs args) {
+__global__ void __launch_bounds__(kSinkhornThreads) sinkhorn_wide_kernel(SinkhornArgs args) {
   const auto grid = cooperative_groups::this_grid();
-  const SinkhornStages<T> stages{args};
+  const SinkhornWideStages<T> stages{args};
   stages.start();
   grid.sync();
   int iterations = 0;
   float change = INFINITY;
-  while (iterations < args.max_iterations && !(args.tolerance > 0 && change <= args.tolerance)) {
+  while (goes_on(args, iterations, change)) {
     stages.update_rows();
     grid.sync();
     stages.sum_columns();
@@ -166,10 +128,7 @@ __global__ void __launch_bounds__(kSinkhornThreads) sinkhorn_kernel(SinkhornArgs
     ++iterations;
   }
   stages.write_output();
-  if (blockIdx.x == 0 && threadIdx.x == 0) {
-    if (args.iterations != nullptr) *args.iterations = iterations;
-    if (args.error != nullptr) *args.error = change;
-  }
+  report(args, iterations, change);
 }
 
 }  // namespace gg::cuda
