@@ -80,18 +80,18 @@ def moe_route(
     RuntimeError, at the price of waiting for the device in every call. Otherwise nothing
     waits, and results repeat bit for bit.
 
-    Argument by argument, for callers of others::
+    Argument by argument, for callers of others (in brackets what they always do)::
 
-        moe_route          Megatron-LM                    Transformer Engine  Hugging Face
-        topk               moe_router_topk                topk                num_experts_per_tok
-        score_function     moe_router_score_function      score_function      scoring_func
-        use_pre_softmax    moe_router_pre_softmax         use_pre_softmax     (True)
-        normalize_topk     (True for sigmoid)             (True for sigmoid)  norm_topk_prob
-        num_groups         moe_router_num_groups          num_groups          n_group
-        group_topk         moe_router_group_topk          group_topk          topk_group
-        group_score_topk   (topk // group_topk)           (topk // group_topk) (2)
-        scaling_factor     moe_router_topk_scaling_factor scaling_factor      routed_scaling_factor
-        expert_bias        moe_router_enable_expert_bias  expert_bias         e_score_correction_bias
+        moe_route         Megatron-LM                     Transformer Engine  Hugging Face
+        topk              moe_router_topk                 topk                num_experts_per_tok
+        score_function    moe_router_score_function       score_function      scoring_func
+        use_pre_softmax   moe_router_pre_softmax          use_pre_softmax     (True)
+        normalize_topk    (True for sigmoid)              (True for sigmoid)  norm_topk_prob
+        num_groups        moe_router_num_groups           num_groups          n_group
+        group_topk        moe_router_group_topk           group_topk          topk_group
+        group_score_topk  (topk // group_topk)            (as Megatron-LM)    (2)
+        scaling_factor    moe_router_topk_scaling_factor  scaling_factor      routed_scaling_factor
+        expert_bias       moe_router_enable_expert_bias   expert_bias         (a buffer's name)
 
     Sources: softmax gating: Shazeer et al., "Outrageously Large Neural Networks", 2017;
     sigmoid, bias and groups: DeepSeek-AI, "DeepSeek-V3 Technical Report", 2024.

@@ -132,6 +132,54 @@ def sinkhorn(
     return (d1 * c * d0[:, None]).to(cost.dtype)
 
 
+class Routed(NamedTuple):
+    """The result of `moe_route`, without the sums."""
+
+    probs: Tensor  # [T, topk]
+    indices: Tensor  # int64 [T, topk], best first
+    tokens_per_expert: Tensor  # int64 [E]
+
+
+def moe_route(
+    logits: Tensor,
+    topk: int,
+    *,
+    score_function: str = "softmax",
+    use_pre_softmax: bool = False,
+    normalize_topk: bool = False,
+    num_groups: int | None = None,
+    group_topk: int | None = None,
+    group_score_topk: int = 2,
+    scaling_factor: float = 1.0,
+    expert_bias: Tensor | None = None,
+) -> Routed:
+    """Top-k routing of finite `logits` [T,E]: chosen by score plus bias, ties by the lowest index.
+
+    Chosen from the `group_topk` groups whose `group_score_topk` best experts sum to most. Scores
+    that round to one value tie here; the operator tells them apart by their logits.
+    """
+    x = _wide(logits)
+    num_tokens, num_experts = x.shape
+    post_softmax = score_function == "softmax" and not use_pre_softmax
+    scores = x if post_softmax else x.softmax(-1) if score_function == "softmax" else x.sigmoid()
+    keys = scores if expert_bias is None else scores + expert_bias.to(x.dtype)
+    if num_groups is not None:
+        size = num_experts // num_groups
+        grouped = keys.view(num_tokens, num_groups, size)
+        of_group = grouped.topk(min(group_score_topk, size)).values.sum(-1)
+        best = of_group.sort(dim=-1, descending=True, stable=True).indices[:, :group_topk]
+        closed = torch.ones_like(of_group, dtype=torch.bool).scatter(1, best, False)
+        keys = keys.masked_fill(closed.repeat_interleave(size, 1), -torch.inf)
+    indices = keys.sort(dim=-1, descending=True, stable=True).indices[:, :topk]
+    probs = scores.gather(1, indices)
+    if post_softmax:
+        probs = probs.softmax(-1)
+    elif normalize_topk:
+        probs = probs / probs.sum(-1, keepdim=True)
+    counts = torch.bincount(indices.flatten(), minlength=num_experts)
+    return Routed(probs * scaling_factor, indices, counts)
+
+
 class LoopMoE(nn.Module):
     """A Mixture-of-Experts layer as one writes it first: `nn.Linear` experts, called in a loop.
 

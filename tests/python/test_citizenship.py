@@ -55,6 +55,33 @@ def raw_calls(device):
         "_unpermute_bwd only probs": (grad, rows, row_id_map, probs, 2, 14, False),
         "_unpermute_bwd only x": (grad, None, row_id_map, probs, 2, 14, True),
         "_sinkhorn": (torch.randn(9, 4).to(device), 1e-4, 50),
+        **route_calls(device),
+    }
+
+
+def route_calls(device):
+    logits, bias = torch.randn(9, 8).to(device), torch.randn(8).to(device)
+    v3 = (3, True, False, True, 4, 2, 2, 2.5, 3, True)
+    probs, indices, _, score_sums, z_sums = RAW._route(logits, bias, *v3)
+    grads = (torch.ones_like(probs), torch.ones_like(score_sums), torch.ones_like(z_sums))
+    return {
+        "_route": (logits, None, 2, False, True, False, 1, 1, 2, 1.0, 1, False),
+        "_route sums groups bias": (logits.bfloat16(), bias, *v3),
+        "_route_bwd": (logits, indices, *grads, 3, True, False, True, 2.5, 3),
+        "_route_bwd only probs": (
+            logits,
+            indices,
+            grads[0],
+            None,
+            None,
+            3,
+            False,
+            False,
+            False,
+            1.0,
+            1,
+        ),
+        "_route_bwd only sums": (logits, indices, None, *grads[1:], 3, False, False, False, 1.0, 3),
     }
 
 
@@ -240,6 +267,7 @@ def test_autocast_leaves_float64_alone():
 
 
 DOUBLE_BACKWARD = {
+    "moe_route": lambda x, d: grouped_gemm.moe_route(x, 2).probs,
     "gmm": lambda x, d: ops.gmm(x, x.new_ones(1, 8, 8).requires_grad_(), torch.tensor([6])),
     "permute": lambda x, d: ops.permute(x, random_indices(6, 2, 3, d))[0],
     "unpermute": lambda x, d: ops.unpermute(

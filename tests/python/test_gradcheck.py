@@ -4,6 +4,7 @@ import grouped_gemm
 import pytest
 import torch
 from grouped_gemm import ops
+from support.routing import VARIANTS, keywords
 from support.shapes import random_indices
 from torch.autograd import gradcheck
 
@@ -79,3 +80,18 @@ def test_moe_permute_and_moe_unpermute():
         (float64(12, 3), float64(6, 2)),
     )
     assert gradcheck(lambda rows: grouped_gemm.moe_unpermute(rows, row_id_map), (float64(12, 3),))
+
+
+@pytest.mark.parametrize("num_sequences", [1, 2])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_moe_route_and_its_losses(variant, num_sequences):
+    options = keywords(variant, 8, "cpu")
+
+    def function(logits):
+        routed = grouped_gemm.moe_route(
+            logits, 3, num_sequences=num_sequences, return_sums=True, **options
+        )
+        losses = grouped_gemm.router_load_balancing_loss(routed), grouped_gemm.router_z_loss(routed)
+        return routed.probs, routed.score_sums, routed.z_sums, *losses
+
+    assert gradcheck(function, (float64(6, 8),))

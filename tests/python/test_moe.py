@@ -215,7 +215,7 @@ def test_the_router_computes_in_float32_whatever_the_layers_dtype(device, dtype)
     scores = (x.float() @ moe.gate.weight.float().T).softmax(-1)
     assert routing.probs.dtype == torch.float32
     assert_elements_close(routing.scores, scores, depth=H)
-    assert torch.equal(routing.indices, scores.topk(TOP_K).indices)
+    assert torch.equal(routing.indices.long(), scores.topk(TOP_K).indices)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

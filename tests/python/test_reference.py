@@ -8,6 +8,7 @@ import grouped_gemm
 import pytest
 import torch
 from grouped_gemm import reference
+from support.routing import VARIANTS, keywords
 
 T, K, N, E, TOP_K = 23, 8, 6, 5, 3
 
@@ -87,6 +88,17 @@ def test_moe_permute_and_moe_unpermute_are_their_formulas(device, indices):
         return function
 
     assert_same_function(through(grouped_gemm), through(reference), x, probs)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_moe_route_is_its_formula(device, variant):
+    logits = torch.randn(40, 16, device=device)
+    options = keywords(variant, 16, device)
+    actual = grouped_gemm.moe_route(logits, 3, **options)
+    expected = reference.moe_route(logits.double(), 3, **options)
+    assert torch.equal(actual.indices.long(), expected.indices)
+    assert torch.equal(actual.tokens_per_expert.long(), expected.tokens_per_expert)
+    torch.testing.assert_close(actual.probs.double(), expected.probs, rtol=1e-5, atol=1e-7)
 
 
 def test_sinkhorn_is_its_formula(device):

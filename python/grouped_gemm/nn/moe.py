@@ -5,6 +5,7 @@ of each of them, experts.py runs them all in two grouped products, `moe_unpermut
 results back and sums them by the router's weights. No step waits for a GPU.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Literal, NamedTuple, overload
 
@@ -12,16 +13,18 @@ import torch
 from torch import Tensor, nn
 
 from .._functional import moe_permute, moe_unpermute
+from .._routing import MoeRouted, ScoreFunction, router_load_balancing_loss, router_z_loss
 from .checkpoint import fuse_experts
 from .experts import Activation, Experts
-from .router import Router, ScoreFunction, load_balancing_loss
+from .router import Router
 
 
 class MoEStats(NamedTuple):
     """What a forward pass tells about itself, on the device of its input."""
 
     tokens_per_expert: Tensor  # int32 [E], how many tokens each expert received; no gradient
-    aux_loss: Tensor  # scalar float32, aux_loss_coef · load-balancing loss: add it to the loss
+    # scalar float32: aux_loss_coef · load-balancing loss + z_loss_coef · z-loss; add it to the loss
+    aux_loss: Tensor
 
 
 class MoE(nn.Module):
@@ -36,12 +39,21 @@ class MoE(nn.Module):
         ffn_hidden_size: f, the inner width of each expert.
         num_experts: E.
         top_k: how many experts each token visits, 1 to E.
-        score_function: "softmax" over the experts or "sigmoid" of each; taken before the top-k.
+        score_function: "softmax" over the experts or "sigmoid" of each (DeepSeek-V3).
+        use_pre_softmax: softmax before the top-k (default), or over the chosen experts alone.
         normalize_topk: scale the chosen experts' weights to sum to 1 (Mixtral; Qwen3's
             `norm_topk_prob`).
+        num_groups, group_topk, group_score_topk, scaling_factor: as in `grouped_gemm.moe_route`.
+        expert_bias: a bias `gate.e_score_correction_bias` [E] that the choice alone sees, for
+            balancing without a loss: call `update_expert_bias()` after each optimizer step.
+        expert_bias_update_rate: how far each update moves it.
         activation: "swiglu" or "gelu".
-        aux_loss_coef: factor of the load-balancing loss (Switch form, see `load_balancing_loss`).
-            When above 0, training needs `return_stats=True` and `stats.aux_loss` in the loss.
+        aux_loss_coef: factor of the load-balancing loss (Switch form, see
+            `grouped_gemm.router_load_balancing_loss`). When above 0, training needs
+            `return_stats=True` and `stats.aux_loss` in the loss.
+        aux_loss_per_sequence: balance each sequence by itself: x is [..., sequence, h].
+        z_loss_coef: factor of the z-loss (`grouped_gemm.router_z_loss`), part of
+            `stats.aux_loss`; needs what aux_loss_coef needs.
         device, dtype: of the parameters. The router computes in float32 whatever they are.
 
     Parameters are named as in Transformers: `gate.weight` [E, h]; `experts.gate_up_proj` [E, 2f, h]
@@ -67,9 +79,18 @@ class MoE(nn.Module):
         top_k: int,
         *,
         score_function: ScoreFunction = "softmax",
+        use_pre_softmax: bool = True,
         normalize_topk: bool = False,
+        num_groups: int | None = None,
+        group_topk: int | None = None,
+        group_score_topk: int = 2,
+        scaling_factor: float = 1.0,
+        expert_bias: bool = False,
+        expert_bias_update_rate: float = 1e-3,
         activation: Activation = "swiglu",
         aux_loss_coef: float = 0.0,
+        aux_loss_per_sequence: bool = False,
+        z_loss_coef: float = 0.0,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -89,19 +110,27 @@ class MoE(nn.Module):
                 f"MoE: argument top_k got {top_k}; needs 1 to num_experts={num_experts}; "
                 "lower top_k or add experts"
             )
-        if aux_loss_coef < 0:
-            raise ValueError(
-                f"MoE: argument aux_loss_coef got {aux_loss_coef}; needs 0 or more; "
-                "pass 0 to train without it"
-            )
+        for name, coef in (("aux_loss_coef", aux_loss_coef), ("z_loss_coef", z_loss_coef)):
+            if coef < 0:
+                raise ValueError(
+                    f"MoE: argument {name} got {coef}; needs 0 or more; pass 0 to train without it"
+                )
         self.hidden_size, self.num_experts, self.top_k = hidden_size, num_experts, top_k
-        self.aux_loss_coef = aux_loss_coef
+        self.aux_loss_coef, self.z_loss_coef = aux_loss_coef, z_loss_coef
+        self.aux_loss_per_sequence = aux_loss_per_sequence
+        self.expert_bias_update_rate = expert_bias_update_rate
         self.gate = Router(
             hidden_size,
             num_experts,
             top_k,
             score_function=score_function,
+            use_pre_softmax=use_pre_softmax,
             normalize_topk=normalize_topk,
+            num_groups=num_groups,
+            group_topk=group_topk,
+            group_score_topk=group_score_topk,
+            scaling_factor=scaling_factor,
+            expert_bias=expert_bias,
             device=device,
             dtype=dtype,
         )
@@ -132,7 +161,12 @@ class MoE(nn.Module):
         """
         self._check(x, return_stats)
         tokens = x.reshape(-1, self.hidden_size)
-        routing = self.gate(tokens)
+        has_losses = self.aux_loss_coef > 0 or self.z_loss_coef > 0
+        routing = self.gate(
+            tokens,
+            num_sequences=max(math.prod(x.shape[:-2]), 1) if self.aux_loss_per_sequence else 1,
+            return_sums=return_stats and has_losses,
+        )
         if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
             # now rather than in gmm: T rows instead of T*top_k, and narrower rows to move
             tokens = tokens.to(torch.get_autocast_dtype(x.device.type))
@@ -143,11 +177,25 @@ class MoE(nn.Module):
         y = moe_unpermute(rows, row_id_map, routing.probs).reshape(x.shape)
         if not return_stats:
             return y
-        if self.aux_loss_coef > 0:
-            aux_loss = self.aux_loss_coef * load_balancing_loss(routing.scores, tokens_per_expert)
-        else:
-            aux_loss = routing.scores.new_zeros(())
+        aux_loss = self._aux_loss(routing.routed) if has_losses else routing.probs.new_zeros(())
         return y, MoEStats(tokens_per_expert, aux_loss)
+
+    def _aux_loss(self, routed: MoeRouted) -> Tensor:
+        losses = []
+        if self.aux_loss_coef > 0:
+            losses.append(self.aux_loss_coef * router_load_balancing_loss(routed))
+        if self.z_loss_coef > 0:
+            losses.append(self.z_loss_coef * router_z_loss(routed))
+        return sum(losses)
+
+    def update_expert_bias(self, group: "torch.distributed.ProcessGroup | None" = None) -> None:
+        """Move the experts' bias towards balance: once after each optimizer step.
+
+        By ±`expert_bias_update_rate`, from the tokens that each expert received in training passes
+        since the last call, on all ranks of `group` (None: the default group, where
+        torch.distributed is initialised). Raises ValueError without `expert_bias=True`.
+        """
+        self.gate.update_expert_bias(self.expert_bias_update_rate, group)
 
     def load_per_expert_state_dict(
         self, state_dict: Mapping[str, Tensor], prefix: str = ""
@@ -173,11 +221,12 @@ class MoE(nn.Module):
                 f"MoE: argument x got shape {tuple(x.shape)}; needs [..., {self.hidden_size}]; "
                 "the last dimension is hidden_size"
             )
-        if self.aux_loss_coef > 0 and self.training and not return_stats:
+        has_losses = self.aux_loss_coef > 0 or self.z_loss_coef > 0
+        if has_losses and self.training and not return_stats:
             raise ValueError(
                 f"MoE: argument return_stats got False; needs True while training with "
-                f"aux_loss_coef={self.aux_loss_coef}, or the auxiliary loss would be lost; "
-                "add stats.aux_loss to the loss, or set aux_loss_coef=0"
+                f"aux_loss_coef={self.aux_loss_coef}, z_loss_coef={self.z_loss_coef}, or the "
+                "auxiliary loss would be lost; add stats.aux_loss to the loss, or set both to 0"
             )
 
     def extra_repr(self) -> str:
