@@ -12,6 +12,7 @@
 #include "base/check.h"
 #include "grouped_gemm/gmm.h"
 #include "grouped_gemm/permute.h"
+#include "grouped_gemm/route.h"
 #include "grouped_gemm/sinkhorn.h"
 #include "grouped_gemm/unpermute.h"
 
@@ -157,6 +158,25 @@ std::string explain_sinkhorn(const Question& q) {
   return to_string(plan_sinkhorn(SinkhornProblem{.cost = cost, .output = cost}, target_of(q)));
 }
 
+std::string explain_route(const Question& q) {
+  const TensorView logits = view(nullptr, operand_dtype(q), {q.tokens, q.experts});
+  RouteProblem problem{.logits = logits};
+  problem.options.topk = static_cast<int>(q.topk);
+  problem.probs = view(nullptr, DType::kFloat32, {q.tokens, q.topk});
+  problem.indices = view(nullptr, DType::kInt32, {q.tokens, q.topk});
+  problem.tokens_per_expert = view(nullptr, DType::kInt32, {1, q.experts});
+  return to_string(plan_route(problem, target_of(q)));
+}
+
+std::string explain_route_bwd(const Question& q) {
+  const TensorView logits = view(nullptr, operand_dtype(q), {q.tokens, q.experts});
+  RouteBwdProblem problem{.logits = logits, .logits_grad = logits};
+  problem.options.topk = static_cast<int>(q.topk);
+  problem.indices = view(nullptr, DType::kInt32, {q.tokens, q.topk});
+  problem.probs_grad = view(nullptr, DType::kFloat32, {q.tokens, q.topk});
+  return to_string(plan_route_bwd(problem, target_of(q)));
+}
+
 struct Operator {
   const char* name;
   std::string (*explain)(const Question&);
@@ -171,6 +191,8 @@ constexpr Operator kOperators[] = {
     {"unpermute", explain_unpermute},
     {"unpermute_bwd", explain_unpermute_bwd},
     {"sinkhorn", explain_sinkhorn},
+    {"route", explain_route},
+    {"route_bwd", explain_route_bwd},
 };
 
 std::string explain(const Question& q) {

@@ -86,7 +86,7 @@ def test_absent_packages_are_named_with_the_reason(adapters, monkeypatch):
         monkeypatch.setitem(sys.modules, name, None)
     present, absent = peers.sort_out(adapters.values(), {}, CUDA)
     assert not present
-    assert list(absent) == ["dg", "tgg", "fgg", "quack", "sonicmoe", "te", "te-index"]
+    assert list(absent) == ["dg", "tgg", "fgg", "quack", "sonicmoe", "te", "te-index", "te-router"]
     for name in ("tgg", "fgg"):
         assert absent.pop(name) == f"needs --peer-path {name}=FOLDER"
     assert all(reason.startswith("not importable: ") for reason in absent.values())
@@ -256,3 +256,15 @@ def test_sonicmoe(adapters, install, op):
     assert peer.available(CUDA) is None
     assert wrong(peer, Case("moe/small/bf16", op, "bf16", "all", 4, 20, 512, 64, topk=2)) is None
     assert peer.supports(Case("moe/odd/bf16", op, "bf16", "all", 4, 70, 256, 64, topk=2))
+
+
+@pytest.mark.parametrize("op", ["route", "route_bwd"])
+def test_transformer_engines_router(adapters, install, op):
+    install(
+        "transformer_engine.pytorch.router",
+        fused_topk_with_score_function=fakes.te_fused_topk_with_score_function,
+    )
+    case = Case(f"{op}/50x3x16/fp32", op, "fp32", "all", 16, 50, topk=3)
+    assert adapters["te-router"].available(torch.device("cuda")) is None
+    assert wrong(adapters["te-router"], case) is None
+    assert adapters["te-router"].supports(move("permute")) == "routing only"

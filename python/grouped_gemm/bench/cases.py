@@ -1,8 +1,8 @@
 """What is measured: named cases, pure data, in one place.
 
 A case's name is ``op/shape/...``, for example ``fwd/qwen3-30b-up/random/bf16`` or
-``unpermute/8192x8x4096x128/bf16`` (T x topK x h x E); `--case` takes shell patterns over
-names. ``select`` is what the command line calls.
+``unpermute/8192x8x4096x128/bf16`` (T x topK x h x E) or ``route/16384x8x128/fp32`` (T x topK x
+E); `--case` takes shell patterns over names. ``select`` is what the command line calls.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from dataclasses import dataclass
 GEMM_OPS = ("fwd", "dgrad", "wgrad", "train")
 MOVE_OPS = ("map", "permute", "unpermute", "permute_bwd", "unpermute_bwd")
 MOE_OPS = ("moe", "moe_train")
-OPS = (*GEMM_OPS, *MOVE_OPS, "sinkhorn", *MOE_OPS, "host")
+ROUTE_OPS = ("route", "route_bwd")
+OPS = (*GEMM_OPS, *MOVE_OPS, "sinkhorn", *ROUTE_OPS, *MOE_OPS, "host")
 LEVELS = ("quick", "default", "all")
 
 
@@ -184,12 +185,8 @@ def movements(numbers, dtype: str, level: str) -> Iterable[Case]:
         yield move_case(op, numbers, dtype, "all", probs=False)
 
 
-def routing_cases(sinkhorn: Iterable) -> Iterable[Case]:
-    """What a router computes from its logits; a further operator (top-k, say) joins here.
-
-    It needs besides: its name in OPS, its work in floors.py, its tensors in operands.py, its call
-    in peers/ours.py and peers/torch_peers.py, its check in checks.py, its plan in paths.py.
-    """
+def sinkhorn_cases(sinkhorn: Iterable) -> Iterable[Case]:
+    """Sinkhorn; top-k routing is in routing.py."""
     for tokens, experts in sinkhorn:
         level = "default" if (tokens, experts) == (8192, 64) else "all"
         yield Case(f"sinkhorn/{tokens}x{experts}/fp32", "sinkhorn", "fp32", level, experts, tokens)
@@ -232,7 +229,9 @@ def all_cases(device: str) -> list[Case]:
     if device == "cpu":
         found = list(cpu_cases())
     else:
-        found = [*gemm_cases(MODELS), *move_cases(), *routing_cases(SINKHORN)]
+        from .routing import route_cases  # which needs Case
+
+        found = [*gemm_cases(MODELS), *move_cases(), *sinkhorn_cases(SINKHORN), *route_cases()]
         found += [*layer_cases(LAYERS, "bf16"), *host_cases("bf16")]
     blocks: dict[str, list[Case]] = {}
     for case in found:

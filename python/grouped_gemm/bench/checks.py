@@ -14,6 +14,7 @@ from torch import Tensor
 from .cases import GEMM_OPS, MOE_OPS, Case
 from .check_gemm import ROUNDING, gemm_complaint
 from .operands import Layer, Logits, Move
+from .routing import Route, route_complaint
 
 
 def poison(num_bytes: list[int], device: torch.device) -> None:
@@ -37,6 +38,8 @@ def complaint(case: Case, operands, result, narrow_sums: bool = False) -> str | 
         return None
     if isinstance(operands, Move):
         return _move_complaint(case, operands, results, narrow_sums)
+    if isinstance(operands, Route):
+        return route_complaint(case, operands, results)
     if isinstance(operands, Logits):
         return _sinkhorn_complaint(operands, results[0])
     if case.op in MOE_OPS:

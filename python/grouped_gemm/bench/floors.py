@@ -7,7 +7,8 @@ floor = max(FLOPs / dense rate, bytes / copy rate), both rates measured in the s
 
 from __future__ import annotations
 
-from .cases import GEMM_OPS, MOE_OPS, MOVE_OPS, Case
+from .cases import GEMM_OPS, MOE_OPS, MOVE_OPS, ROUTE_OPS, Case
+from .routing import route_bytes
 from .sizes import group_sizes
 
 ELEMENT_BYTES = {"bf16": 2, "fp16": 2, "fp32": 4, "tf32": 4, "fp8": 1}
@@ -35,6 +36,8 @@ def bytes_moved(case: Case) -> int:
         return _gemm_bytes(case)
     if case.op in MOVE_OPS:
         return _move_bytes(case)
+    if case.op in ROUTE_OPS:
+        return route_bytes(case)
     size = ELEMENT_BYTES[case.dtype]
     if case.op == "sinkhorn":  # read once, written once; the iterations stay on the chip
         return 2 * case.tokens * case.experts * size

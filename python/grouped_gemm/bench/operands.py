@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .cases import GEMM_OPS, MOE_OPS, MOVE_OPS, Case
+from .cases import GEMM_OPS, MOE_OPS, MOVE_OPS, ROUTE_OPS, Case
+from .routing import Route, route_operands
 from .sizes import expert_ids, group_sizes
 
 DTYPES = {
@@ -98,7 +99,7 @@ class Operands:
     _key: tuple = ()
     _kept: dict[str, Tensor] = field(default_factory=dict)
 
-    def of(self, case: Case) -> Gemm | Move | Layer | Logits:
+    def of(self, case: Case) -> Gemm | Move | Layer | Logits | Route:
         """The operands of a case; raises torch.OutOfMemoryError where they do not fit."""
         if case.op in GEMM_OPS or case.op == "host":
             return self._gemm(case)
@@ -106,6 +107,8 @@ class Operands:
             return self._move(case)
         if case.op in MOE_OPS:
             return self._layer(case)
+        if case.op in ROUTE_OPS:
+            return route_operands(case, self.device)
         generator = torch.Generator().manual_seed(case.seed)
         cost = torch.rand(case.tokens, case.experts, generator=generator)
         return Logits(cost.to(self.device, DTYPES[case.dtype]))

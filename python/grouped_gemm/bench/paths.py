@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 
 from .. import _library
-from .cases import GEMM_OPS, MOVE_OPS, Case
+from .cases import GEMM_OPS, MOVE_OPS, ROUTE_OPS, Case
 from .operands import DTYPES
 
 GEMMS = ("gmm", "gmm_dgrad", "gmm_wgrad")
@@ -114,7 +114,8 @@ def explain(
 ) -> str:
     """The plan of one call in one line, or ``none: `` and why the operator cannot have it.
 
-    ``op``: gmm, gmm_dgrad, gmm_wgrad, permute, unpermute, unpermute_bwd or sinkhorn. ``tokens`` T,
+    ``op``: gmm, gmm_dgrad, gmm_wgrad, permute, unpermute, unpermute_bwd, sinkhorn, route or
+    route_bwd. ``tokens`` T,
     ``k`` K (the hidden size of a permutation), ``n`` N, ``experts`` E; ``trans_b``: weights
     [E, N, K]. Group sizes are on the device, operands contiguous and aligned.
     """
@@ -156,6 +157,8 @@ def _problems_of(case: Case) -> list[tuple[str, dict]]:
         return [(op, {**shape, "probs": case.probs})]
     if case.op == "sinkhorn":
         return [("sinkhorn", {**shape, "dtype": DTYPES[case.dtype]})]
+    if case.op in ROUTE_OPS:
+        return [(case.op, {**shape, "dtype": DTYPES[case.dtype], "topk": case.topk})]
     return []
 
 
@@ -195,7 +198,9 @@ def example_problems():
     """Every operator at a common shape, for an `info` that names none."""
     sinkhorn = {"dtype": torch.float32, "tokens": 8192, "experts": 64}
     gemms, moves = gmm_problems("65536,2048,1536,128,bf16"), move_problems("8192,8,2048,128,bf16")
-    return [*gemms, *moves, ("sinkhorn", sinkhorn)]
+    route = {"dtype": torch.float32, "tokens": 16384, "experts": 128, "topk": 8}
+    routes = [(op, route) for op in ROUTE_OPS]
+    return [*gemms, *moves, ("sinkhorn", sinkhorn), *routes]
 
 
 def devices_here() -> list[Where]:

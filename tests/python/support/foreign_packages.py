@@ -214,3 +214,20 @@ def sonic_layer(x, router_w, w1, b1, w2, b2, K, stream_id, activation_type, is_i
         out = torch.einsum("tf,hft->th", inner, w2[:, :, ids[:, k]].float())
         y = y + logits.softmax(-1)[:, k, None] * out
     return y.to(x.dtype), None, None
+
+
+def te_fused_topk_with_score_function(
+    logits,
+    topk,
+    use_pre_softmax,
+    num_groups,
+    group_topk,
+    scaling_factor,
+    score_function,
+    expert_bias,
+):
+    assert not use_pre_softmax and score_function == "softmax"
+    assert num_groups is group_topk is scaling_factor is expert_bias is None
+    chosen, indices = logits.topk(topk)
+    probs = torch.zeros_like(logits).scatter(1, indices, chosen.softmax(-1))
+    return probs, torch.zeros_like(logits, dtype=torch.bool).scatter(1, indices, True)

@@ -32,6 +32,7 @@ and, where they apply, these attributes:
     unpermute, permute_bwd      [T, h]
     unpermute_bwd   (row gradients [N, h], prob gradients [T, topK] float32 or nothing)
     sinkhorn        [T, E]
+    route           (probs [T, topK], ids [T, topK], counts [E]);  route_bwd  [T, E]
     moe, moe_train  y [T, h], or (y, dx, dw of the two expert weights)
     host            anything
 
@@ -113,12 +114,13 @@ def load_adapter_file(path: pathlib.Path) -> list[Peer]:
 
 def builtin_peers() -> list[Peer]:
     """Ours, torch, the loop, and the ceilings, in the order of the tables' columns."""
-    from . import ceiling_peers, ours, torch_peers
+    from . import ceiling_peers, compiled_peers, ours, torch_peers
 
     return [
         ours.Ours(),
         torch_peers.TorchGrouped(),
         torch_peers.Loop(),
+        compiled_peers.TorchCompiled(),
         ceiling_peers.Dense(),
         ceiling_peers.Copy(),
         ceiling_peers.Launch(),

@@ -9,7 +9,8 @@ from collections.abc import Callable
 
 import torch
 
-from ..cases import GEMM_OPS, MOVE_OPS, Case
+from .. import routing
+from ..cases import GEMM_OPS, MOVE_OPS, ROUTE_OPS, Case
 from ..operands import DTYPES, Gemm, Layer, Move
 
 
@@ -35,6 +36,8 @@ class Ours:
             return _gemm(grouped_gemm, case, operands)
         if case.op in MOVE_OPS:
             return _move(grouped_gemm, case, operands)
+        if case.op in ROUTE_OPS:
+            return routing.ours(grouped_gemm, case, operands)
         if case.op == "sinkhorn":
             return lambda: grouped_gemm.sinkhorn(operands.cost)
         if case.op == "host":

@@ -9,7 +9,8 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
-from ..cases import GEMM_OPS, MOE_OPS, MOVE_OPS, Case
+from .. import routing
+from ..cases import GEMM_OPS, MOE_OPS, MOVE_OPS, ROUTE_OPS, Case
 from ..operands import Gemm, Layer, Move
 
 
@@ -39,6 +40,8 @@ class TorchGrouped:
             return _grouped(case, operands)
         if case.op in MOVE_OPS:
             return _move(case, operands)
+        if case.op in ROUTE_OPS:
+            return routing.torch_call(case, operands)
         if case.op == "sinkhorn":
             return lambda: _sinkhorn(operands.cost)
         if case.op == "host":

@@ -1,0 +1,108 @@
+"""Top-k routing in the instrument: its cases, operands, check, bytes and PyTorch's formula.
+
+``route/TxtopKxE/fp32`` is a forward pass without gradients (softmax over the chosen logits, ids,
+counts), ``route_bwd`` the gradient of the logits. The other modules ask here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .cases import ROUTE_OPS, Case
+
+TOKENS, EXPERTS, TOPKS = (512, 4096, 16384, 65536), (8, 64, 128, 256), (1, 2, 8)
+
+
+@dataclass
+class Route:
+    """logits [T,E] fp32 without ties; the right weights and ids; the weights' gradient."""
+
+    logits: Tensor
+    topk: int
+    probs: Tensor  # [T, topk]
+    indices: Tensor  # int64 [T, topk]
+    probs_grad: Tensor  # [T, topk]
+
+    def reset(self) -> None:
+        """Nothing is written in place."""
+
+
+def route_cases() -> Iterable[Case]:
+    for tokens in TOKENS:
+        for experts in EXPERTS:
+            for topk in TOPKS:
+                level = "default" if (tokens, experts, topk) == (16384, 128, 8) else "all"
+                shape = f"{tokens}x{topk}x{experts}"
+                for op in ROUTE_OPS:
+                    yield Case(f"{op}/{shape}/fp32", op, "fp32", level, experts, tokens, topk=topk)
+
+
+def route_operands(case: Case, device: torch.device) -> Route:
+    generator = torch.Generator().manual_seed(case.seed)
+    rows = torch.rand(case.tokens, case.experts, generator=generator).argsort(-1)
+    logits = (4.0 * rows / case.experts - 2.0).to(device)  # every row another order of one grid
+    chosen, indices = logits.topk(case.topk, dim=-1)
+    probs_grad = torch.randn(case.tokens, case.topk, generator=generator).to(device)
+    return Route(logits, case.topk, chosen.softmax(-1), indices, probs_grad)
+
+
+def formula(logits: Tensor, topk: int) -> tuple[Tensor, Tensor, Tensor]:
+    """(probs, indices, tokens per expert) as one writes it in PyTorch."""
+    chosen, indices = logits.topk(topk, dim=-1)
+    ids = indices.flatten()
+    counts = torch.zeros(logits.shape[1], dtype=torch.int32, device=logits.device)
+    counts = counts.scatter_add(0, ids, torch.ones_like(ids, dtype=torch.int32))
+    return chosen.softmax(-1), indices, counts
+
+
+def formula_bwd(probs: Tensor, indices: Tensor, probs_grad: Tensor, num_experts: int) -> Tensor:
+    """The gradient of the logits."""
+    change = probs * (probs_grad - (probs * probs_grad).sum(-1, keepdim=True))
+    zeros = torch.zeros(probs.shape[0], num_experts, device=probs.device)
+    return zeros.scatter(1, indices, change)
+
+
+def ours(gg, case: Case, r: Route):
+    if case.op == "route":
+        return lambda: gg.moe_route(r.logits, r.topk)[:3]
+    raw, indices = torch.ops.grouped_gemm, r.indices.int()
+    options = (r.topk, False, False, False, 1.0, 1)
+    return lambda: raw._route_bwd(r.logits, indices, r.probs_grad, None, None, *options)
+
+
+def torch_call(case: Case, r: Route, transform=lambda function: function):
+    """PyTorch's formula, as it is or compiled."""
+    if case.op == "route":
+        forward = transform(formula)
+        return lambda: forward(r.logits, r.topk)
+    backward = transform(formula_bwd)
+    return lambda: backward(r.probs, r.indices, r.probs_grad, case.experts)
+
+
+def route_complaint(case: Case, r: Route, results: tuple) -> str | None:
+    if case.op == "route_bwd":
+        want = formula_bwd(r.probs, r.indices, r.probs_grad, case.experts)
+        off = float((results[0] - want).abs().max())
+        return None if off <= 1e-5 else f"a gradient is off by {off:.3g}"
+    if len(results) == 2:  # weights [T, E], zeros where not chosen, and a mask of the chosen
+        want = torch.zeros_like(r.logits).scatter(1, r.indices, r.probs)
+        off = float((results[0] - want).abs().max())
+        right = torch.equal(results[1] != 0, want != 0) and off <= 1e-5
+        return None if right else f"a weight is off by {off:.3g}, or the mask differs"
+    probs, indices, counts = results
+    if not torch.equal(indices.long(), r.indices):
+        return "the chosen experts differ"
+    if not torch.equal(counts.long(), torch.bincount(r.indices.flatten(), minlength=case.experts)):
+        return "the counts differ"
+    off = float((probs - r.probs).abs().max())
+    return None if off <= 1e-5 else f"a weight is off by {off:.3g}"
+
+
+def route_bytes(case: Case) -> int:
+    """Logits, ids (int32) and weights once; backward: the logits' gradient too."""
+    logits, chosen = case.tokens * case.experts * 4, case.tokens * case.topk * 8
+    return logits + chosen if case.op == "route" else 2 * logits + chosen

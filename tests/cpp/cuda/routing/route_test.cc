@@ -1,0 +1,122 @@
+// route and its gradient on a GPU against the header's rules in double.
+#include <gtest/gtest.h>
+
+#include <limits>
+
+#include "cuda/support/device.h"
+#include "support/route_case.h"
+
+namespace gg::test {
+namespace {
+
+class CudaRoute : public OnDevice {
+ protected:
+  // Runs forward and backward on the device and leaves what they wrote in the case.
+  static void run_case(RouteCase& route) {
+    DeviceTensor logits(route.logits), bias(route.bias), probs(route.probs), ids(route.indices),
+        counts(route.counts), sums(route.score_sums), z(route.z_sums), invalid(route.invalid),
+        probs_grad(route.probs_grad), sums_grad(route.score_sums_grad), z_grad(route.z_sums_grad),
+        grad(route.logits_grad);
+    RouteProblem problem = route.problem();
+    problem.logits = logits.view();
+    if (route.has_bias) problem.expert_bias = bias.view();
+    problem.probs = probs.view();
+    problem.indices = ids.view();
+    problem.tokens_per_expert = counts.view();
+    problem.score_sums = sums.view();
+    problem.z_sums = z.view();
+    problem.invalid_tokens = invalid.view();
+    run_on_device(problem);
+    RouteBwdProblem backward = route.bwd_problem();
+    backward.logits = logits.view();
+    backward.indices = ids.view();
+    backward.probs_grad = probs_grad.view();
+    backward.score_sums_grad = sums_grad.view();
+    backward.z_sums_grad = z_grad.view();
+    backward.logits_grad = grad.view();
+    run_on_device(backward);
+    route.probs.fill(probs.download().values());
+    route.indices.fill_integers(ids.download().integers());
+    route.counts.fill_integers(counts.download().integers());
+    route.score_sums.fill(sums.download().values());
+    route.z_sums.fill(z.download().values());
+    route.invalid.fill_integers(invalid.download().integers());
+    route.logits_grad.fill(grad.download().values());
+    EXPECT_TRUE(same_bits(logits.download(), route.logits)) << "the input is left alone";
+  }
+};
+
+TEST_F(CudaRoute, FollowsItsRulesForEveryVariantAndShape) {
+  for (const RouteOptions& options : route_variants()) {
+    for (const auto& [T, E] : kRouteShapes) {
+      for (bool has_bias : {false, true}) {
+        SCOPED_TRACE(testing::Message()
+                     << T << " x " << E << " bias " << has_bias << " topk " << options.topk);
+        RouteCase route(T, E, options);
+        route.has_bias = has_bias;
+        run_case(route);
+        route.expect_right(1e-5);
+        route.expect_right_gradient(1e-5);
+      }
+    }
+  }
+}
+
+TEST_F(CudaRoute, TakesEveryDtype) {
+  for (DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kFloat16}) {
+    RouteCase route(400, 48, {.topk = 2, .pre_softmax = true}, dtype);
+    run_case(route);
+    route.expect_right(1e-5);
+    route.expect_right_gradient(1e-5);
+  }
+}
+
+TEST_F(CudaRoute, KeepsSequencesApartWhateverTheirNumber) {
+  for (int64_t sequences : {1, 3, 70, 2100}) {
+    RouteCase route(2100, 12, {.topk = 2, .score_function = ScoreFunction::kSigmoid},
+                    DType::kFloat32, sequences);
+    run_case(route);
+    route.expect_right(1e-5);
+    route.expect_right_gradient(1e-5);
+  }
+}
+
+TEST_F(CudaRoute, AddsUpManyBlocks) {
+  RouteCase route(40000, 16, {.topk = 4});
+  run_case(route);
+  route.expect_right(1e-5);
+}
+
+TEST_F(CudaRoute, WithoutTokensCountsNothing) {
+  RouteCase route(0, 12, {.topk = 2}, DType::kFloat32, 2);
+  run_case(route);
+  EXPECT_TRUE(all_zero(route.counts));
+  EXPECT_TRUE(all_zero(route.score_sums));
+  EXPECT_TRUE(all_zero(route.z_sums));
+}
+
+TEST_F(CudaRoute, CountsTokensWithNanAndKeepsIdsInRange) {
+  for (int64_t E : {4, 64}) {
+    RouteCase route(90, E, {.topk = 2});
+    route.logits.set(5, std::numeric_limits<double>::quiet_NaN());
+    route.logits.set(80 * E + 1, std::numeric_limits<double>::infinity());
+    run_case(route);
+    EXPECT_EQ(route.invalid.get_integer(0), 2);
+    for (int64_t index : route.indices.integers()) {
+      EXPECT_GE(index, 0);
+      EXPECT_LT(index, E);
+    }
+  }
+}
+
+TEST_F(CudaRoute, RepeatsItsBits) {
+  RouteCase first(30000, 128, {.topk = 8}), second(30000, 128, {.topk = 8});
+  run_case(first);
+  run_case(second);
+  EXPECT_TRUE(same_bits(first.score_sums, second.score_sums));
+  EXPECT_TRUE(same_bits(first.probs, second.probs));
+  EXPECT_TRUE(same_bits(first.logits_grad, second.logits_grad));
+}
+
+}  // namespace
+}  // namespace gg::test

@@ -1,0 +1,53 @@
+"""The instrument's routing cases: their names, and a check that refuses what is wrong."""
+
+import pytest
+import torch
+from grouped_gemm.bench import checks, floors
+from grouped_gemm.bench.cases import Case, all_cases
+from grouped_gemm.bench.operands import Operands
+from grouped_gemm.bench.peers import builtin_peers
+
+CPU = torch.device("cpu")
+
+
+def route_case(op):
+    return Case(f"{op}/40x3x16/fp32", op, "fp32", "all", 16, 40, topk=3)
+
+
+@pytest.mark.parametrize("op", ["route", "route_bwd"])
+@pytest.mark.parametrize("name", ["ours", "torch"])
+def test_ours_and_the_formula_pass_the_check(op, name):
+    case = route_case(op)
+    operands = Operands(CPU).of(case)
+    peer = next(p for p in builtin_peers() if p.name == name)
+    assert peer.supports(case) is None
+    assert checks.complaint(case, operands, peer.build(case, operands)()) is None
+
+
+@pytest.mark.parametrize("part", [0, 1, 2])
+def test_a_wrong_weight_id_or_count_is_refused(part):
+    case = route_case("route")
+    operands = Operands(CPU).of(case)
+    ours = next(p for p in builtin_peers() if p.name == "ours")
+    results = list(ours.build(case, operands)())
+    results[part] = results[part] + 1
+    assert checks.complaint(case, operands, tuple(results)) is not None
+
+
+def test_a_wrong_gradient_is_refused():
+    case = route_case("route_bwd")
+    operands = Operands(CPU).of(case)
+    ours = next(p for p in builtin_peers() if p.name == "ours")
+    assert checks.complaint(case, operands, ours.build(case, operands)() * 1.1) is not None
+
+
+def test_every_size_of_the_bar_is_a_case_and_one_is_in_the_default_run():
+    cases = [case for case in all_cases("cuda") if case.op in ("route", "route_bwd")]
+    assert len(cases) == 2 * 4 * 4 * 3
+    default = [case.name for case in cases if case.level == "default"]
+    assert default == ["route/16384x8x128/fp32", "route_bwd/16384x8x128/fp32"]
+
+
+def test_bytes_are_the_logits_and_what_is_chosen():
+    assert floors.bytes_moved(route_case("route")) == 40 * 16 * 4 + 40 * 3 * 8
+    assert floors.bytes_moved(route_case("route_bwd")) == 2 * 40 * 16 * 4 + 40 * 3 * 8
