@@ -28,6 +28,7 @@ SECTIONS = {
         grouped_gemm.gmm,
         grouped_gemm.gmm_dgrad,
         grouped_gemm.gmm_wgrad,
+        grouped_gemm.gmm_main_grad,
         grouped_gemm.grouped_mm,
     ],
     "Permutation": [grouped_gemm.moe_permute, grouped_gemm.moe_unpermute],

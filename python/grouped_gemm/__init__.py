@@ -31,6 +31,7 @@ from ._functional import (  # noqa: E402
     sinkhorn,
 )
 from ._grouped_mm import grouped_mm  # noqa: E402
+from ._main_grad import gmm_main_grad  # noqa: E402
 from ._routing import (  # noqa: E402
     MoeRouted,
     moe_route,
@@ -50,6 +51,7 @@ __all__ = [
     "backend",
     "gmm",
     "gmm_dgrad",
+    "gmm_main_grad",
     "gmm_wgrad",
     "grouped_mm",
     "moe_permute",

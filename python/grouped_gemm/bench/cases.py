@@ -219,7 +219,7 @@ def cpu_cases() -> Iterable[Case]:
     for numbers in CPU_MOVES:
         yield from movements(numbers, "fp32", "default")
         yield from movements(numbers, "bf16", "all")
-    yield from routing_cases(((8192, 64), (4096, 8)))
+    yield from sinkhorn_cases(((8192, 64), (4096, 8)))
     yield from layer_cases(CPU_LAYERS, "fp32")
     yield from host_cases("fp32")
 

@@ -11,8 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .._functional import gmm
+from .._main_grad import follows_main_grad, gmm_main_grad
 
 Activation = Literal["swiglu", "gelu"]
+
+
+def _product(rows: Tensor, weight: Tensor, offs: Tensor) -> Tensor:
+    function = gmm_main_grad if follows_main_grad(weight) else gmm
+    return function(rows, weight, offs=offs, trans_b=True)
 
 
 class Experts(nn.Module):
@@ -69,11 +75,11 @@ class Experts(nn.Module):
                 "cast x, move the module with .to(dtype), or use torch.autocast"
             )
         if self.activation == "swiglu":
-            gate, up = gmm(rows, self.gate_up_proj, offs=offs, trans_b=True).chunk(2, dim=-1)
+            gate, up = _product(rows, self.gate_up_proj, offs).chunk(2, dim=-1)
             hidden = F.silu(gate) * up
         else:
-            hidden = F.gelu(gmm(rows, self.up_proj, offs=offs, trans_b=True))
-        return gmm(hidden, self.down_proj, offs=offs, trans_b=True)
+            hidden = F.gelu(_product(rows, self.up_proj, offs))
+        return _product(hidden, self.down_proj, offs)
 
     def extra_repr(self) -> str:
         return (
