@@ -92,7 +92,7 @@ def test_a_weight_changed_before_backward_is_an_error(device):
 @pytest.mark.parametrize("activation", ["swiglu", "gelu"])
 def test_moe_follows_the_convention(device, activation):
     torch.manual_seed(0)
-    layer = MoE(32, 48, num_experts=4, topk=2, activation=activation).to(device)
+    layer = MoE(32, 48, num_experts=4, top_k=2, activation=activation).to(device)
     x = torch.randn(64, 32).to(device)
     layer(x).square().sum().backward()
     wanted = {name: p.grad.clone() for name, p in layer.experts.named_parameters()}

@@ -28,10 +28,11 @@ inline void check_launch(const char* op) { check(op, "launch a kernel", cudaGetL
 
 inline cudaStream_t to_cuda(const Stream& stream) { return static_cast<cudaStream_t>(stream.cuda); }
 
-// Dynamic shared memory beyond 48 KB must be asked for.
+// More than 48 KB of shared memory must be asked for, of which the kernel may declare
+// some itself.
 template <typename Kernel>
 void allow_shared_bytes(const char* op, Kernel* kernel, int64_t bytes) {
-  constexpr int64_t kWithoutAsking = 48 * 1024;
+  constexpr int64_t kWithoutAsking = 32 * 1024;
   if (bytes <= kWithoutAsking) return;
   check(op, "grant shared memory",
         cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,

@@ -26,6 +26,7 @@ struct AddPieces {
 template <class Policy, typename T>
 struct Courier {
   using Pieces = AddPieces<Policy, T>;
+  static_assert(Pieces::kPerTile <= Policy::kSlabs, "all pieces of a tile wait in slabs at once");
 
   KGroupedShared<Policy>& shared;
   const KGroupedArgs& args;

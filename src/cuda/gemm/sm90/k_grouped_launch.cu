@@ -1,6 +1,5 @@
 // K-grouped GEMM on Hopper: descriptors, the counters of claims, the launch.
 // Kernel: k_grouped.cuh. Choice: k_grouped_policy.cc.
-#include <cstdlib>
 #include "cuda/gemm/sm90/k_grouped_launch.h"
 
 #include "cuda/common/launch.h"
@@ -18,10 +17,9 @@ using Launch = void (*)(const KGroupedArgs&, unsigned, cudaStream_t);
 template <typename In>
 Launch launcher_of(const GmmWgradProblem& problem) {
   if (problem.out.dtype == DType::kFloat32) {
-    if (problem.accumulate && getenv("GG_EXP_L2"))
-      return launch_k_grouped<In, WgradStore::kAddFloatInL2>;
-    return problem.accumulate ? launch_k_grouped<In, WgradStore::kAddFloat>
-                              : launch_k_grouped<In, WgradStore::kFloat>;
+    if (!problem.accumulate) return launch_k_grouped<In, WgradStore::kFloat>;
+    return adds_in_l2(problem) ? launch_k_grouped<In, WgradStore::kAddFloatInL2>
+                               : launch_k_grouped<In, WgradStore::kAddFloat>;
   }
   return problem.accumulate ? launch_k_grouped<In, WgradStore::kAddRounded>
                             : launch_k_grouped<In, WgradStore::kRounded>;

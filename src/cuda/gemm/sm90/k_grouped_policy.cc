@@ -10,7 +10,8 @@ namespace gg::cuda::sm90 {
 namespace {
 
 int64_t tile_columns(const GmmWgradProblem& problem) {
-  return problem.accumulate ? KGroupedNarrow::kTileColumns : KGroupedWide::kTileColumns;
+  const bool is_wide = !problem.accumulate || adds_in_l2(problem);
+  return is_wide ? KGroupedWide::kTileColumns : KGroupedNarrow::kTileColumns;
 }
 
 // At most 2^45: what is larger has been refused before.
@@ -52,6 +53,12 @@ std::string_view refusal(const GmmWgradProblem& problem, const DeviceLimits& lim
     return "there are more than 2^30 tiles";
   }
   return {};
+}
+
+bool adds_in_l2(const GmmWgradProblem& problem) {
+  constexpr int64_t kManyRows = 1024;  // a group, on average
+  return problem.accumulate && problem.out.dtype == DType::kFloat32 &&
+         problem.dy.size(0) >= kManyRows * problem.groups.num_groups;
 }
 
 KGroupedRoles roles_of(const GmmWgradProblem& problem) {
