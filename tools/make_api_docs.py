@@ -30,6 +30,8 @@ SECTIONS = {
         grouped_gemm.gmm_wgrad,
         grouped_gemm.gmm_main_grad,
         grouped_gemm.grouped_mm,
+        grouped_gemm.set_num_sms,
+        grouped_gemm.get_num_sms,
     ],
     "Permutation": [grouped_gemm.moe_permute, grouped_gemm.moe_unpermute],
     "Routing": [

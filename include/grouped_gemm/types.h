@@ -48,6 +48,7 @@ struct Target {
   Kind kind = Kind::kCpu;
   int device_index = 0;
   DeviceLimits limits;
+  int max_sms = 0;                // multiprocessors that grouped GEMM may keep busy at once; 0: all
   Path force_path = Path::kAuto;  // for tests and bug reports; the environment
                                   // variable GG_FORCE_PATH sets it too
 

@@ -32,6 +32,7 @@ from ._functional import (  # noqa: E402
 )
 from ._grouped_mm import grouped_mm  # noqa: E402
 from ._main_grad import gmm_main_grad  # noqa: E402
+from ._num_sms import get_num_sms, set_num_sms  # noqa: E402
 from ._routing import (  # noqa: E402
     MoeRouted,
     moe_route,
@@ -49,6 +50,7 @@ __all__ = [
     "SinkhornInfo",
     "__version__",
     "backend",
+    "get_num_sms",
     "gmm",
     "gmm_dgrad",
     "gmm_main_grad",
@@ -62,6 +64,7 @@ __all__ = [
     "permute",
     "router_load_balancing_loss",
     "router_z_loss",
+    "set_num_sms",
     "sinkhorn",
     "unpermute",
 ]

@@ -119,6 +119,12 @@ std::string_view sm90_refusal(const Problem& problem, const Target& target) {
   return cuda::sm90_refusal(problem, target.limits);
 }
 
+DeviceLimits granted(const Target& target) {
+  DeviceLimits limits = target.limits;
+  if (target.max_sms > 0 && target.max_sms < limits.num_sms) limits.num_sms = target.max_sms;
+  return limits;
+}
+
 }  // namespace
 
 GmmPlan plan_gmm(const GmmProblem& problem, const Target& target) {
@@ -129,7 +135,7 @@ GmmPlan plan_gmm(const GmmProblem& problem, const Target& target) {
       kGmm, target, {Path::kParallel, Path::kReference, Path::kSm90, Path::kPortable}, sm90);
   const bool is_forced = target.force_path != Path::kAuto;
   if (plan.path != Path::kSm90 && !is_forced) plan.because = sm90.reason;
-  if (target.kind == Target::Kind::kCuda) cuda::plan_gmm(plan, problem, target.limits);
+  if (target.kind == Target::Kind::kCuda) cuda::plan_gmm(plan, problem, granted(target));
   return plan;
 }
 
@@ -142,7 +148,7 @@ GmmPlan plan_gmm_wgrad(const GmmWgradProblem& problem, const Target& target) {
       kWgrad, target, {Path::kParallel, Path::kReference, Path::kSm90, Path::kPortable}, sm90);
   const bool is_forced = target.force_path != Path::kAuto;
   if (plan.path != Path::kSm90 && !is_forced) plan.because = sm90.reason;
-  if (target.kind == Target::Kind::kCuda) cuda::plan_gmm_wgrad(plan, problem, target.limits);
+  if (target.kind == Target::Kind::kCuda) cuda::plan_gmm_wgrad(plan, problem, granted(target));
   return plan;
 }
 

@@ -2,6 +2,8 @@
 
 #include <torch/csrc/stable/ops.h>
 
+#include <atomic>
+
 #include "base/check.h"
 
 // Declared here because a CPU-only PyTorch's headers leave it out; weak, so that
@@ -127,10 +129,18 @@ Tensor with_contiguous_rows(const Tensor& tensor) {
   return has_rows ? tensor : torch::stable::contiguous(tensor);
 }
 
+namespace {
+std::atomic<int> process_max_sms{0};
+}  // namespace
+
+int max_sms() { return process_max_sms.load(std::memory_order_relaxed); }
+void set_max_sms(int count) { process_max_sms.store(count, std::memory_order_relaxed); }
+
 Device::Device(const char* op, const char* argument, const Tensor& tensor) : op_(op) {
   if (tensor.is_cuda()) {
     guard_.emplace(tensor.get_device_index());
     target_ = Target::cuda(tensor.get_device_index());
+    target_.max_sms = max_sms();
   } else {
     GG_REQUIRE(tensor.is_cpu(), op, ": ", argument,
                " got a tensor that lies neither on the CPU nor on a CUDA device; needs one of "

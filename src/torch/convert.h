@@ -42,6 +42,10 @@ Tensor allocate(const Tensor& like, TensorView& view);
 Tensor with_contiguous_rows(const Tensor& tensor);
 Tensor contiguous(const Tensor& tensor);
 
+// At most so many multiprocessors for grouped GEMM, 0 for all: a setting of the process.
+int max_sms();
+void set_max_sms(int count);
+
 // Everything an operator needs to know about where it runs: the device of its
 // main operand is current while this lives.
 class Device {

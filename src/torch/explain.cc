@@ -15,6 +15,7 @@
 #include "grouped_gemm/route.h"
 #include "grouped_gemm/sinkhorn.h"
 #include "grouped_gemm/unpermute.h"
+#include "torch/convert.h"
 
 // The question, mirrored field by field in paths.py.
 struct GroupedGemmQuestion {
@@ -63,7 +64,9 @@ Target target_of(const Question& q) {
   limits.compute_capability = static_cast<int>(q.compute_capability);
   limits.num_sms = static_cast<int>(q.num_sms);
   limits.shared_bytes_per_block = q.shared_bytes_per_block;
-  return Target::cuda(limits);
+  Target target = Target::cuda(limits);
+  target.max_sms = max_sms();
+  return target;
 }
 
 // Sizes where the operands are, as a training step has them. On the CPU they are read: none.

@@ -28,7 +28,7 @@ void launch_rows(const PermuteRowsArgs& args, int vector_bytes, cudaStream_t str
   if (vector_bytes < kVectorBytes) {
     const RowShape shape = row_shape(max_windows(args.row_bytes));
     launch_kernel<&permute_unaligned_rows>(args, shape, stream);
-  } else if (num_vectors <= kRowThreads) {
+  } else if (num_vectors <= 4 * kRowThreads) {
     launch_kernel<&permute_rows<1>>(args, row_shape(num_vectors), stream);
   } else {
     launch_kernel<&permute_rows<2>>(args, row_shape(num_vectors), stream);

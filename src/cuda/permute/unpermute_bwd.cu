@@ -91,8 +91,7 @@ UnpermuteBwdArgs arguments(const UnpermuteBwdProblem& problem, Workspace workspa
           .input_pitch = problem.input.stride(0) * element_bytes,
           .row_bytes = row_bytes,
           .first_clear_block = 0,
-          .num_clear_blocks = 0,
-          .burst = Burst(dots ? row_bytes * (map.size(0) + 1) : 0, map.size(1))};
+          .num_clear_blocks = 0};
 }
 
 }  // namespace

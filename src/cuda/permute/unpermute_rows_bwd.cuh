@@ -26,7 +26,6 @@ struct UnpermuteBwdArgs {
   int64_t row_bytes;
   int64_t first_clear_block;  // blocks from here on clear rows, then tokens go on
   int64_t num_clear_blocks;
-  Burst burst;
 
   // This block's number among those that clear, or -1.
   __device__ __forceinline__ int64_t clear_block() const {
@@ -86,27 +85,6 @@ __device__ __forceinline__ void write_dots(const UnpermuteBwdArgs& args, int wid
   }
 }
 
-// Fetches this token's share of the next burst, gradients and rows: by one warp.
-__device__ __forceinline__ void fetch_ahead(const UnpermuteBwdArgs& args, int64_t token) {
-  constexpr int kAtOnce = 8;
-  const int lane = threadIdx.x % 32;
-  const int64_t begin = args.burst.first_to_fetch(token, args.num_tokens);
-  const int64_t end = min(begin + args.burst.share, args.num_tokens);
-  const uint32_t bytes = static_cast<uint32_t>(args.row_bytes);
-  for (int64_t first = begin; first < end; first += kAtOnce) {
-    const int count = static_cast<int>(min(end - first, int64_t{kAtOnce}));
-    if (lane < count) ptx::prefetch(args.output_grad + (first + lane) * args.grad_pitch, bytes);
-    for (int64_t k = lane; k < args.topk; k += 32) {
-      int rows[kAtOnce];
-      load_rows<kAtOnce>(args.map, k * args.num_tokens + first, 1, count, args.num_rows, rows);
-#pragma unroll
-      for (int j = 0; j < kAtOnce; ++j) {
-        if (rows[j] >= 0) ptx::prefetch(args.input + rows[j] * args.input_pitch, bytes);
-      }
-    }
-  }
-}
-
 // The gradient of one vector of a slot's row.
 template <typename T>
 __device__ __forceinline__ uint4 scaled(const float (&grads)[Elements<T>::kCount], float prob) {
@@ -144,7 +122,6 @@ __global__ void __launch_bounds__(kRowThreads, (unpermute_bwd_blocks<T, kBatch, 
   const int num_vectors = is_token ? static_cast<int>(args.row_bytes / kVectorBytes) : 0;
   const uint64_t policy = ptx::evict_first_policy();
   const char* grad_row = args.output_grad + token * args.grad_pitch;
-  if (kDots && is_token && lane < 32) fetch_ahead(args, token);
   for (int k = 0; k < args.topk; k += kBatch) {
     SlotBatch<kBatch> slots{};
     if (is_token) slots.load(args, token, k);

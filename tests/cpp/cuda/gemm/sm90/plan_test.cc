@@ -2,6 +2,8 @@
 // Needs no GPU.
 #include <gtest/gtest.h>
 
+#include <utility>
+
 #include "cuda/support/limits.h"
 
 namespace gg::test {
@@ -44,7 +46,67 @@ class Sm90Plans : public testing::Test {
 
 TEST_F(Sm90Plans, PrintThePathAndItsTile) {
   const GmmPlan chosen = plan(problem_of(4096, 8, 1024, 512));
-  EXPECT_EQ(to_string(chosen), "gmm sm90 tile=256x128x64 small_rows=144 blocks<=132 workspace=128B");
+  EXPECT_EQ(to_string(chosen),
+            "gmm sm90 tile=256x128x64 small_rows=144 blocks<=132 workspace=128B");
+}
+
+TEST_F(Sm90Plans, RunSmallGroupsBesideLargeOnesWhereBothMayOccur) {
+  EXPECT_EQ(plan(problem_of(65536, 128, 1536, 2048)).policy.small_rows, 144);
+  EXPECT_EQ(plan(problem_of(1024 * 32, 32, 4096, 7168)).policy.small_rows, 144);
+  EXPECT_EQ(plan(problem_of(1024 * 32 + 1, 32, 4096, 7168)).policy.small_rows, 0);  // large ones
+  EXPECT_EQ(plan(problem_of(4096, 7, 4096, 7168)).policy.small_rows, 0);            // few groups
+  EXPECT_EQ(plan(problem_of(4096, 1024, 64, 64)).policy.small_rows, 144);
+  EXPECT_EQ(plan(problem_of(4096, 1025, 64, 64)).policy.small_rows, 0);  // too many to look at
+}
+
+TEST_F(Sm90Plans, KeepBlocksInStepOverLongReductions) {
+  EXPECT_FALSE(plan(problem_of(16384, 8, 4096, 16384)).policy.equal_tiles);
+  const GmmPlan chosen = plan(problem_of(16384, 4, 4096, 28672));
+  EXPECT_TRUE(chosen.policy.equal_tiles);
+  EXPECT_EQ(to_string(chosen), "gmm sm90 tile=256x128x64 equal_tiles blocks<=132 workspace=128B");
+}
+
+TEST_F(Sm90Plans, TakeNoMoreMultiprocessorsThanTheyMay) {
+  Target target = Target::cuda(kHopper);
+  for (const auto& [most, blocks] : {std::pair{0, 132}, {1, 1}, {100, 100}, {1000, 132}}) {
+    target.max_sms = most;
+    EXPECT_EQ(plan_gmm(problem_of(65536, 8, 4096, 512), target).num_blocks, blocks) << most;
+  }
+}
+
+class Sm90WgradPlans : public testing::Test {
+ protected:
+  static GmmPlan plan(int64_t rows_per_group, DType out, bool accumulate) {
+    constexpr int64_t kGroups = 16, kN = 1024, kK = 768;
+    const int64_t num_rows = rows_per_group * kGroups;
+    GmmWgradProblem problem{.dy = bf16({num_rows, kN}),
+                            .tokens = bf16({num_rows, kK}),
+                            .groups = GroupSizes::on_device_sizes(nullptr, DType::kInt64, kGroups),
+                            .out = view(nullptr, out, {kGroups, kN, kK}),
+                            .accumulate = accumulate};
+    return plan_gmm_wgrad(problem, Target::cuda(kHopper));
+  }
+
+ private:
+  ScopedEnvironment nothing_forced_{"GG_FORCE_PATH", nullptr};
+};
+
+TEST_F(Sm90WgradPlans, TakeWideTilesToStore) {
+  for (const DType out : {DType::kBFloat16, DType::kFloat32}) {
+    for (const int64_t rows : {1, 512, 4096}) EXPECT_EQ(plan(rows, out, false).policy.tile_n, 256);
+  }
+}
+
+TEST_F(Sm90WgradPlans, TakeNarrowTilesToAddUnlessProductsDecide) {
+  EXPECT_EQ(plan(1, DType::kFloat32, true).policy.tile_n, 192);
+  EXPECT_EQ(plan(1023, DType::kFloat32, true).policy.tile_n, 192);
+  EXPECT_EQ(plan(1024, DType::kFloat32, true).policy.tile_n, 256);
+  EXPECT_EQ(plan(4096, DType::kBFloat16, true).policy.tile_n, 192);
+}
+
+TEST_F(Sm90WgradPlans, PrintTheirTile) {
+  EXPECT_EQ(to_string(plan(512, DType::kFloat32, true)),
+            "gmm_wgrad sm90 tile=128x192x64 small_rows=144 blocks<=132 workspace=128B");
 }
 
 TEST_F(Sm90Plans, TakeNoMoreBlocksThanThereCanBeTiles) {
