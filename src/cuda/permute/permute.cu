@@ -1,8 +1,8 @@
 // permute on CUDA: plan and launches. Kernels: row_map.cuh, permute_rows.cuh.
 #include "base/math.h"
+#include "cuda/common/dependent_launch.h"
 #include "cuda/common/dispatch.h"
 #include "cuda/door.h"
-#include "cuda/permute/launch.h"
 #include "cuda/permute/permute_rows.cuh"
 #include "cuda/permute/row_map.h"
 #include "cuda/permute/row_map_policy.h"

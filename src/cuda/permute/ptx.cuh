@@ -1,31 +1,15 @@
 // What the permutation asks of the memory system, one PTX instruction a
 // function. Older architectures do without what they lack: no result depends
-// on any of it, except that dependent_launch() (launch.h) may only be used where
-// wait_for_previous_kernel() is more than nothing.
+// on any of it.
 #pragma once
 
 #include <cuda_runtime.h>
 
 #include <cstdint>
 
+#include "cuda/common/dependent_launch.cuh"
+
 namespace gg::cuda::ptx {
-
-// Before this call a kernel launched by dependent_launch() may run while the
-// previous kernel of the stream still does; after it that kernel has ended and
-// its writes are visible. (griddepcontrol.wait)
-__device__ __forceinline__ void wait_for_previous_kernel() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
-}
-
-// Once every block of this grid has said so or ended, the next kernel of the
-// stream may start. (griddepcontrol.launch_dependents)
-__device__ __forceinline__ void let_next_kernel_start() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-#endif
-}
 
 // 16 bytes that no kernel writes meanwhile and that are used once.
 // (ld.global.nc)

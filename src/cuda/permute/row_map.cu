@@ -4,8 +4,8 @@
 #include <algorithm>
 
 #include "base/math.h"
+#include "cuda/common/dependent_launch.h"
 #include "cuda/permute/count_slots.cuh"
-#include "cuda/permute/launch.h"
 #include "cuda/permute/place_slots.cuh"
 
 namespace gg::cuda {

@@ -1,9 +1,9 @@
 // unpermute's backward on CUDA: plan and launches. Kernels:
 // unpermute_rows_bwd.cuh, empty_rows.cuh.
 #include "base/math.h"
+#include "cuda/common/dependent_launch.h"
 #include "cuda/common/dispatch.h"
 #include "cuda/door.h"
-#include "cuda/permute/launch.h"
 #include "cuda/permute/support.h"
 #include "cuda/permute/unpermute_rows_bwd.cuh"
 

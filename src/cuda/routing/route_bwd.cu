@@ -10,6 +10,19 @@ namespace {
 
 constexpr const char* kOp = "route_bwd";
 constexpr int64_t kMaxBlocks = 4096;  // nothing is summed over blocks
+constexpr int kThreads = kRouteBwdWarps * 32;
+
+template <typename T, typename Shape>
+void launch_rows(const RouteBwdProblem& p, RouteBwdArgs args, int64_t num_blocks,
+                 cudaStream_t stream) {
+  constexpr int kChunkBytes = sizeof(RouteChunk<T, kRouteChunk<T, Shape::kValues>>);
+  args.moves_chunks = common_vector_bytes(p.logits, kChunkBytes) == kChunkBytes &&
+                      common_vector_bytes(p.logits_grad, kChunkBytes) == kChunkBytes;
+  const auto kernel = args.is_dense() ? route_bwd_kernel<T, Shape::kLanes, Shape::kValues, true>
+                                      : route_bwd_kernel<T, Shape::kLanes, Shape::kValues, false>;
+  kernel<<<static_cast<unsigned>(num_blocks), kThreads, 0, stream>>>(args);
+  check_launch(kOp);
+}
 
 }  // namespace
 
@@ -19,7 +32,7 @@ void plan_route_bwd(RoutePlan& plan, const RouteBwdProblem& p) {
     plan.values_per_lane = decltype(shape)::kValues;
   });
   plan.pieces_per_sequence = route_pieces(p.logits.size(0) / p.num_sequences, p.num_sequences,
-                                          kRouteThreads / plan.lanes_per_token, kMaxBlocks);
+                                          kThreads / plan.lanes_per_token, kMaxBlocks);
 }
 
 void route_bwd(const RoutePlan& plan, const RouteBwdProblem& p, Stream stream) {
@@ -32,16 +45,14 @@ void route_bwd(const RoutePlan& plan, const RouteBwdProblem& p, Stream stream) {
                           .z_sums_grad = static_cast<const float*>(p.z_sums_grad.data),
                           .logits_grad = p.logits_grad.data,
                           .num_experts = static_cast<int>(p.logits.size(1)),
+                          .moves_chunks = false,
                           .pieces = {.tokens_per_sequence = p.logits.size(0) / p.num_sequences,
                                      .pieces_per_sequence = plan.pieces_per_sequence},
                           .rule = make_rule(p.options)};
   with_row_type(kOp, p.logits.dtype, [&](auto tag) {
     with_row_shape(p.logits.size(1), [&](auto shape) {
-      using Shape = decltype(shape);
-      const auto kernel =
-          route_bwd_kernel<typename decltype(tag)::type, Shape::kLanes, Shape::kValues>;
-      kernel<<<static_cast<unsigned>(num_blocks), kRouteThreads, 0, to_cuda(stream)>>>(args);
-      check_launch(kOp);
+      launch_rows<typename decltype(tag)::type, decltype(shape)>(p, args, num_blocks,
+                                                                 to_cuda(stream));
     });
   });
 }

@@ -1,7 +1,8 @@
 // Gradient of route on CUDA, one pass: the scores are computed again from the
 // logits. A dense row is stored first, for the gradients that every logit takes
 // part in (softmax over all experts, the sums); then the chosen experts' elements
-// are stored again, whole. Launched by route_bwd.cu; loops: src/cpu/route_bwd.cc.
+// are stored again, whole. Where only the chosen logits get a gradient the row is
+// zeros, and no other logit is read. Launched by route_bwd.cu; loops: src/cpu/route_bwd.cc.
 #pragma once
 
 #include "cuda/routing/route_row.cuh"
@@ -16,8 +17,17 @@ struct RouteBwdArgs {
   const float* z_sums_grad;      // [S] or null
   void* logits_grad;             // [T, E]
   int num_experts;
+  bool moves_chunks;  // of logits and their gradient: 16 bytes, or all of a lane's values
   RoutePieces pieces;
   RouteRule rule;
+
+  // Whether every logit gets a gradient through the weights.
+  __host__ __device__ bool spreads() const {
+    return rule.needs_softmax_of_all() && probs_grad != nullptr;
+  }
+  __host__ __device__ bool is_dense() const {
+    return spreads() || score_sums_grad != nullptr || z_sums_grad != nullptr;
+  }
 };
 
 template <typename T, int kLanes, int kValues>
@@ -38,7 +48,7 @@ struct RouteBwdTask {
     sums_grad = args.score_sums_grad + static_cast<int64_t>(sequence) * args.num_experts;
 #pragma unroll
     for (int v = 0; v < kValues; ++v) {
-      const int e = v * kLanes + lane;
+      const int e = lane * kValues + v;
       if (e < args.num_experts) own_sums_grad[v] = sums_grad[e];
     }
   }
@@ -47,14 +57,12 @@ struct RouteBwdTask {
   // gradient of its normalized score.
   struct Dense {
     RouteRow<kLanes, kValues> row;
-    bool is_zero;
     bool has_sums;
     bool is_sigmoid;
     float softmax_scale = 0.0f;
     float sums_dot = 0.0f;
 
     __device__ __forceinline__ float at(float x, float sums_grad) const {
-      if (is_zero) return 0.0f;
       const float change = sums_grad - sums_dot;  // 0 without sums
       if (!is_sigmoid) return row.softmax(x) * (softmax_scale + change);
       const float value = softmax_scale == 0.0f ? 0.0f : row.softmax(x) * softmax_scale;
@@ -67,13 +75,10 @@ struct RouteBwdTask {
     const T* logits = static_cast<const T*>(args.logits) + t * args.num_experts;
     T* grad = static_cast<T*>(args.logits_grad) + t * args.num_experts;
     const RouteRule& rule = args.rule;
-    const bool spreads = rule.needs_softmax_of_all() && args.probs_grad != nullptr;
     const bool has_sums = sums_grad != nullptr;
     const bool has_z = args.z_sums_grad != nullptr;
-    Dense dense{.is_zero = !(spreads || has_sums || has_z),
-                .has_sums = has_sums,
-                .is_sigmoid = rule.is_sigmoid};
-    dense.row.load(logits, args.num_experts, lane, is_token);
+    Dense dense{.has_sums = has_sums, .is_sigmoid = rule.is_sigmoid};
+    dense.row.load(logits, args.num_experts, lane, is_token, args.moves_chunks);
     if (rule.needs_softmax_of_all() || has_z || (has_sums && !rule.is_sigmoid)) {
       dense.row.sum_softmax();
     }
@@ -85,14 +90,11 @@ struct RouteBwdTask {
     float chosen_grads[kSlots];
     load_chosen(logits, t, is_token, chosen, chosen_logits);
     const float dot = weigh(dense.row, t, chosen, chosen_logits, chosen_grads);
-    if (spreads) dense.softmax_scale -= dot;
+    if (args.spreads()) dense.softmax_scale -= dot;
 
-#pragma unroll
-    for (int v = 0; v < kValues; ++v) {
-      const int e = v * kLanes + lane;
-      if (is_token && e < args.num_experts) {
-        grad[e] = from_float<T>(dense.at(dense.row.x[v], own_sums_grad[v]));
-      }
+    if (is_token) {
+      dense.row.store(grad, args.num_experts, lane, args.moves_chunks,
+                      [&](int v) { return dense.at(dense.row.x[v], own_sums_grad[v]); });
     }
     __syncwarp();  // orders the two stores of a chosen expert's element
 #pragma unroll
@@ -101,6 +103,29 @@ struct RouteBwdTask {
       if (e < 0) continue;
       const float rest = dense.at(chosen_logits[s], has_sums ? sums_grad[e] : 0.0f);
       grad[e] = from_float<T>(rest + chosen_grads[s]);
+    }
+  }
+
+  // Without reading the row: its zeros are on their way before anything arrives.
+  __device__ __forceinline__ void backward_of_chosen(int64_t t, bool is_token) const {
+    const T* logits = static_cast<const T*>(args.logits) + t * args.num_experts;
+    T* grad = static_cast<T*>(args.logits_grad) + t * args.num_experts;
+    using Row = RouteRow<kLanes, kValues>;
+    if (is_token) {
+      Row::store(grad, args.num_experts, lane, args.moves_chunks, [](int) { return 0.0f; });
+    }
+    int chosen[kSlots];
+    float chosen_logits[kSlots];
+    float chosen_grads[kSlots];
+    load_chosen(logits, t, is_token, chosen, chosen_logits);
+    Row row;  // its sums weigh nothing here, except weights that nobody asks for
+    row.largest = 0.0f;
+    row.softmax_sum = 1.0f;
+    weigh(row, t, chosen, chosen_logits, chosen_grads);
+    __syncwarp();  // orders the two stores of a chosen expert's element
+#pragma unroll
+    for (int s = 0; s < kSlots; ++s) {
+      if (chosen[s] >= 0) grad[chosen[s]] = from_float<T>(chosen_grads[s]);
     }
   }
 
@@ -144,7 +169,7 @@ struct RouteBwdTask {
       grads[s] = has_grad ? args.probs_grad[t * rule.topk + k] * rule.scaling_factor : 0.0f;
       if (chosen[s] >= 0) dot += weights[s] * grads[s];
     }
-    dot = Group::sum(dot);
+    dot = sum_chosen<kLanes>(rule.topk, dot);
 #pragma unroll
     for (int s = 0; s < kSlots; ++s) {
       grads[s] = weights[s] * (rule.is_normalized ? grads[s] - dot : grads[s]);
@@ -155,11 +180,22 @@ struct RouteBwdTask {
   }
 };
 
-template <typename T, int kLanes, int kValues>
-__global__ void __launch_bounds__(kRouteThreads) route_bwd_kernel(const RouteBwdArgs args) {
+// Registers to hold a row, and no fewer.
+template <int kValues>
+inline constexpr int kRouteBwdBlocksPerSm = kValues <= 8 ? 4 : (kValues == 16 ? 2 : 1);
+
+template <typename T, int kLanes, int kValues, bool kDense>
+__global__ void __launch_bounds__(kRouteBwdWarps * 32, kRouteBwdBlocksPerSm<kValues>)
+    route_bwd_kernel(const RouteBwdArgs args) {
   RouteBwdTask<T, kLanes, kValues> task{args};
-  task.load_sequence();
-  args.pieces.for_tokens<kLanes>([&](int64_t t, bool is_token) { task.backward(t, is_token); });
+  if constexpr (kDense) task.load_sequence();
+  args.pieces.for_tokens<kLanes, kRouteBwdWarps>([&](int64_t t, bool is_token) {
+    if constexpr (kDense) {
+      task.backward(t, is_token);
+    } else {
+      task.backward_of_chosen(t, is_token);
+    }
+  });
 }
 
 }  // namespace gg::cuda

@@ -11,8 +11,21 @@
 
 namespace gg::cuda {
 
-inline constexpr int kRouteWarps = 8;
-inline constexpr int kRouteThreads = kRouteWarps * 32;
+// In a block of the forward. Fewer, larger blocks leave fewer counts to add up;
+// beyond 256 experts registers do not suffice.
+template <int kValues>
+inline constexpr int kRouteWarps = kValues <= 8 ? 16 : 8;
+
+inline constexpr int kRouteBwdWarps = 8;
+
+// Values of a lane that one access moves.
+template <typename T, int kValues>
+inline constexpr int kRouteChunk = kValues * sizeof(T) <= 16 ? kValues : 16 / sizeof(T);
+
+template <typename T, int kCount>
+struct alignas(sizeof(T) * kCount) RouteChunk {
+  T values[kCount];
+};
 
 // Chosen experts of a token that one of kLanes lanes keeps: k = slot * kLanes + lane.
 template <int kLanes, int kValues>
@@ -25,7 +38,7 @@ __device__ __forceinline__ float log_sigmoid(float x) {
   return (x < 0.0f ? x : (x != x ? x : 0.0f)) - log1pf(expf(-fabsf(x)));
 }
 
-// x[v] is the logit of expert v * kLanes + lane, -inf beyond the last expert.
+// x[v] is the logit of expert lane * kValues + v, -inf beyond the last expert.
 template <int kLanes, int kValues>
 struct RouteRow {
   using Group = Lanes<kLanes>;
@@ -35,12 +48,52 @@ struct RouteRow {
   float softmax_sum;  // of exp(x - largest)
   float sigmoid_sum;
 
+  // by_chunks: every row is a multiple of kRouteChunk values, and so aligned.
   template <typename T>
-  __device__ __forceinline__ void load(const T* row, int num_experts, int lane, bool is_token) {
+  __device__ __forceinline__ void load(const T* row, int num_experts, int lane, bool is_token,
+                                       bool by_chunks) {
+    constexpr int kChunk = kRouteChunk<T, kValues>;
+    const int first = lane * kValues;
+    const int end = is_token ? num_experts : 0;
+    if (by_chunks) {
+      using Chunk = RouteChunk<T, kChunk>;
 #pragma unroll
-    for (int v = 0; v < kValues; ++v) {
-      const int e = v * kLanes + lane;
-      x[v] = is_token && e < num_experts ? to_float(row[e]) : -INFINITY;
+      for (int c = 0; c < kValues; c += kChunk) {
+#pragma unroll
+        for (int v = 0; v < kChunk; ++v) x[c + v] = -INFINITY;
+        if (first + c >= end) continue;
+        const Chunk chunk = *reinterpret_cast<const Chunk*>(row + first + c);
+#pragma unroll
+        for (int v = 0; v < kChunk; ++v) x[c + v] = to_float(chunk.values[v]);
+      }
+    } else {
+#pragma unroll
+      for (int v = 0; v < kValues; ++v) {
+        x[v] = first + v < end ? to_float(row[first + v]) : -INFINITY;
+      }
+    }
+  }
+
+  // value_of(v) to every expert's element.
+  template <typename T, typename ValueOf>
+  static __device__ __forceinline__ void store(T* row, int num_experts, int lane, bool by_chunks,
+                                               const ValueOf& value_of) {
+    constexpr int kChunk = kRouteChunk<T, kValues>;
+    const int first = lane * kValues;
+    if (by_chunks) {
+      using Chunk = RouteChunk<T, kChunk>;
+#pragma unroll
+      for (int c = 0; c < kValues; c += kChunk) {
+        Chunk chunk;
+#pragma unroll
+        for (int v = 0; v < kChunk; ++v) chunk.values[v] = from_float<T>(value_of(c + v));
+        if (first + c < num_experts) *reinterpret_cast<Chunk*>(row + first + c) = chunk;
+      }
+    } else {
+#pragma unroll
+      for (int v = 0; v < kValues; ++v) {
+        if (first + v < num_experts) row[first + v] = from_float<T>(value_of(v));
+      }
     }
   }
 
@@ -99,6 +152,16 @@ inline RouteRule make_rule(const RouteOptions& o) {
           .scaling_factor = static_cast<float>(o.scaling_factor)};
 }
 
+// Over the chosen, which are lanes 0 to 7's where they are few.
+template <int kLanes>
+__device__ __forceinline__ float sum_chosen(int topk, float value) {
+  return topk <= 8 ? Lanes<8>::sum(value) : Lanes<kLanes>::sum(value);
+}
+template <int kLanes>
+__device__ __forceinline__ float max_chosen(int topk, float value) {
+  return topk <= 8 ? Lanes<8>::max(value) : Lanes<kLanes>::max(value);
+}
+
 // Weights of the chosen experts from their logits; slots without one hold -inf
 // and get a weight of 0.
 template <int kLanes, int kValues, int kSlots>
@@ -106,7 +169,6 @@ __device__ __forceinline__ void choose_weights(const RouteRule& rule,
                                                const RouteRow<kLanes, kValues>& row,
                                                const float (&logits)[kSlots],
                                                float (&weights)[kSlots]) {
-  using Group = Lanes<kLanes>;
   if (!rule.is_normalized) {
 #pragma unroll
     for (int s = 0; s < kSlots; ++s) {
@@ -120,7 +182,7 @@ __device__ __forceinline__ void choose_weights(const RouteRule& rule,
     weights[s] = rule.is_sigmoid ? log_sigmoid(logits[s]) : logits[s];
     top = fmaxf(top, weights[s]);
   }
-  top = Group::max(top);
+  top = max_chosen<kLanes>(rule.topk, top);
   if (top == -INFINITY) top = 0.0f;
   float sum = 0.0f;
 #pragma unroll
@@ -128,25 +190,26 @@ __device__ __forceinline__ void choose_weights(const RouteRule& rule,
     weights[s] = expf(weights[s] - top);
     sum += weights[s];
   }
-  const float scale = 1.0f / RouteRow<kLanes, kValues>::positive(Group::sum(sum));
+  const float scale =
+      1.0f / RouteRow<kLanes, kValues>::positive(sum_chosen<kLanes>(rule.topk, sum));
 #pragma unroll
   for (int s = 0; s < kSlots; ++s) weights[s] *= scale;
 }
 
 // Tokens of a sequence that one block takes: every pieces_per_sequence-th group
-// of kRouteWarps * kRowsPerWarp neighbours, the same on every GPU.
+// of kWarps * kRowsPerWarp neighbours, the same on every GPU.
 struct RoutePieces {
   int64_t tokens_per_sequence;
   int pieces_per_sequence;
 
   // visit(token, is_token) by whole warps; false: this lane's row is past the end.
-  template <int kLanes, typename Visit>
+  template <int kLanes, int kWarps, typename Visit>
   __device__ __forceinline__ void for_tokens(const Visit& visit) const {
     constexpr int kRowsPerWarp = Lanes<kLanes>::kRowsPerWarp;
     const int64_t start = static_cast<int64_t>(sequence()) * tokens_per_sequence;
-    const int64_t step = int64_t{pieces_per_sequence} * kRouteWarps * kRowsPerWarp;
+    const int64_t step = int64_t{pieces_per_sequence} * kWarps * kRowsPerWarp;
     const int piece = blockIdx.x % pieces_per_sequence;
-    int64_t first = (int64_t{piece} * kRouteWarps + threadIdx.x / 32) * kRowsPerWarp;
+    int64_t first = (int64_t{piece} * kWarps + threadIdx.x / 32) * kRowsPerWarp;
     for (; first < tokens_per_sequence; first += step) {
       const int64_t t = first + threadIdx.x % 32 / kLanes;
       visit(start + t, t < tokens_per_sequence);

@@ -1,4 +1,4 @@
-#include "cuda/permute/launch.h"
+#include "cuda/common/dependent_launch.h"
 
 namespace gg::cuda {
 namespace {

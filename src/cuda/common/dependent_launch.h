@@ -1,5 +1,5 @@
-// Launches of the permutation: a kernel may start while the one before it in
-// the stream still runs, if that one lets it (ptx.cuh).
+// Launches where a kernel may start while the one before it in the stream still
+// runs, if that one lets it (dependent_launch.cuh).
 #pragma once
 
 #include <atomic>
