@@ -169,7 +169,7 @@ struct RouteBwdTask {
       grads[s] = has_grad ? args.probs_grad[t * rule.topk + k] * rule.scaling_factor : 0.0f;
       if (chosen[s] >= 0) dot += weights[s] * grads[s];
     }
-    dot = sum_chosen<kLanes>(rule.topk, dot);
+    dot = Group::sum(dot);  // in every lane: the dense row takes it
 #pragma unroll
     for (int s = 0; s < kSlots; ++s) {
       grads[s] = weights[s] * (rule.is_normalized ? grads[s] - dot : grads[s]);

@@ -152,7 +152,7 @@ inline RouteRule make_rule(const RouteOptions& o) {
           .scaling_factor = static_cast<float>(o.scaling_factor)};
 }
 
-// Over the chosen, which are lanes 0 to 7's where they are few.
+// Over the chosen, which are lanes 0 to 7's where they are few; right in those lanes.
 template <int kLanes>
 __device__ __forceinline__ float sum_chosen(int topk, float value) {
   return topk <= 8 ? Lanes<8>::sum(value) : Lanes<kLanes>::sum(value);
