@@ -85,21 +85,31 @@ class PermuteMoE_topK(torch.autograd.Function):  # noqa: N801 - the original's n
 
 
 class MoePermute(torch.autograd.Function):
-    """moe_permute: ``apply(x, indices, num_experts)`` -> rows, map, counts, offs."""
+    """moe_permute: ``apply`` takes and returns what the raw operator does."""
 
     @staticmethod
-    def forward(ctx, x, indices, num_experts):
-        permuted, *facts = raw._moe_permute(x, indices, num_experts)
+    def forward(ctx, x, indices, num_experts, probs, *how):
+        permuted, *facts, permuted_probs, permuted_scales = raw._moe_permute(
+            x, indices, num_experts, probs, *how
+        )
         ctx.save_for_backward(facts[0])
         ctx.topk = _topk_of(indices)
-        ctx.mark_non_differentiable(*facts)
-        return permuted, *facts
+        ctx.probs_shape = None if probs is None else probs.shape
+        facts.append(permuted_scales)
+        ctx.mark_non_differentiable(*facts, *([permuted_probs] if probs is None else []))
+        return permuted, *facts[:3], permuted_probs, permuted_scales
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad, *_):
+    def backward(ctx, grad, _map, _counts, _offs, permuted_probs_grad, _scales):
         (row_id_map,) = ctx.saved_tensors
-        return raw._unpermute(grad, row_id_map, None, ctx.topk), None, None
+        x_grad = probs_grad = None
+        if ctx.needs_input_grad[0]:
+            x_grad = raw._unpermute(grad, row_id_map, None, ctx.topk)
+        if ctx.needs_input_grad[3]:
+            probs_grad = raw._permute_probs_bwd(permuted_probs_grad, row_id_map)
+            probs_grad = probs_grad.view(ctx.probs_shape)
+        return x_grad, None, None, probs_grad, None, None, None, None
 
 
 def _unpermute_forward(ctx, x, row_id_map, probs, topk):

@@ -43,11 +43,44 @@ def _(x, indices, num_out_tokens):
 
 
 @register_fake("grouped_gemm::_moe_permute")
-def _(x, indices, num_experts):
+def _(
+    x,
+    indices,
+    num_experts,
+    probs=None,
+    scales=None,
+    align_size=1,
+    capacity=None,
+    drop_by_probs=False,
+):
     topk = indices.shape[1] if indices.dim() == 2 else 1
-    row_id_map = x.new_empty((topk, indices.shape[0]), dtype=torch.int32)
-    sizes = x.new_empty((num_experts,), dtype=torch.int32)
-    return _rows(x, indices.numel()), row_id_map, sizes, torch.empty_like(sizes)
+    num_rows = max_permuted_rows(indices.numel(), num_experts, align_size, capacity)
+    nothing = x.new_empty((0,), dtype=torch.float32)
+    return (
+        _rows(x, num_rows),
+        x.new_empty((topk, indices.shape[0]), dtype=torch.int32),
+        x.new_empty((num_experts,), dtype=torch.int32),
+        x.new_empty((num_experts,), dtype=torch.int32),
+        nothing if probs is None else probs.new_empty((num_rows,)),
+        torch.empty_like(nothing) if scales is None else _rows(scales, num_rows),
+    )
+
+
+def max_permuted_rows(num_slots, num_experts, align_size, capacity):
+    """As ``gg::max_permuted_rows``: no routing fills more rows, pads included."""
+    num_groups = torch.sym_min(num_experts, num_slots)
+    padded = num_slots
+    if align_size > 1:
+        padded = (num_slots + num_groups * (align_size - 1)) // align_size * align_size
+    if capacity is None:
+        return padded
+    of_group = (capacity + align_size - 1) // align_size * align_size
+    return torch.sym_min(padded, num_groups * of_group)
+
+
+@register_fake("grouped_gemm::_permute_probs_bwd")
+def _(grad, row_id_map):
+    return grad.new_empty((row_id_map.shape[1], row_id_map.shape[0]))
 
 
 @register_fake("grouped_gemm::_unpermute")

@@ -189,16 +189,38 @@ def gmm_wgrad(
 
 
 class MoePermuted(NamedTuple):
-    """What :func:`moe_permute` returns, all on x's device."""
+    """What :func:`moe_permute` returns, all on x's device; N rows of experts, pads and zeros."""
 
-    permuted: torch.Tensor  # [T * topK, h] rows in expert order, zeros at the end for drops
+    permuted: torch.Tensor  # [N, h] rows in expert order; pads and the end are zeros
     row_id_map: torch.Tensor  # [topK, T] int32: row of token t's k-th copy, or -1
-    tokens_per_expert: torch.Tensor  # [E] int32
-    offs: torch.Tensor  # [E] int32 cumulative ends, as gmm's offs= takes them
+    tokens_per_expert: torch.Tensor  # [E] int32 rows of each expert, without pads
+    offs: torch.Tensor  # [E] int32 cumulative ends with pads, as gmm's offs= takes them
+    permuted_probs: torch.Tensor | None = None  # [N] the prob of each row, 0 for pads
+    permuted_scales: torch.Tensor | None = None  # [N, s] the scales of each row, 0 for pads
+
+
+def _drops_by_probs(drop_policy: str, probs: torch.Tensor | None) -> bool:
+    if drop_policy not in ("position", "probs"):
+        raise ValueError(
+            f"moe_permute: drop_policy got {drop_policy!r}; needs 'position' or 'probs'"
+        )
+    if drop_policy == "probs" and probs is None:
+        raise ValueError("moe_permute: drop_policy got 'probs' without probs; needs probs=")
+    return drop_policy == "probs"
 
 
 @speaks_for_itself(input="x")
-def moe_permute(x: torch.Tensor, indices: torch.Tensor, *, num_experts: int) -> MoePermuted:
+def moe_permute(
+    x: torch.Tensor,
+    indices: torch.Tensor,
+    *,
+    num_experts: int,
+    probs: torch.Tensor | None = None,
+    scales: torch.Tensor | None = None,
+    align_size: int = 1,
+    capacity: int | None = None,
+    drop_policy: str = "position",
+) -> MoePermuted:
     """Copies every token's row to each of its experts, in expert order.
 
     Args:
@@ -207,17 +229,41 @@ def moe_permute(x: torch.Tensor, indices: torch.Tensor, *, num_experts: int) -> 
             [0, num_experts) are dropped: map entry -1, no group shifts, and the rows
             that they would have filled are zeros at the end.
         num_experts: E.
+        probs: [T, topK] (or [T]) weights that travel with the rows, for whoever applies
+            them in the experts: fp32, bf16 or fp16.
+        scales: [T, s] fp32, for rows in float8: the scales of a token's blocks (s = h / 128
+            where each 128 features share one) go where its row goes.
+        align_size: each expert's rows are padded with zeros to a multiple of this (16, 32
+            or 128, say); an expert without rows gets none.
+        capacity: an expert keeps at most so many slots, without pads; the others are
+            dropped.
+        drop_policy: which ones it keeps: "position", the first, or "probs", those of the
+            highest ``probs`` (among equals the first, NaN last).
 
     Returns:
-        :class:`MoePermuted`; ``permuted`` is differentiable in ``x``. Rows of an expert
-        keep the order of the slots t * topK + k. Nothing waits for the device.
+        :class:`MoePermuted`; ``permuted`` is differentiable in ``x`` and
+        ``permuted_probs`` in ``probs``. Rows of an expert keep the order of the slots
+        t * topK + k. Nothing waits for the device: N is the most rows that any routing of
+        so many slots can fill, T * topK and with pads at most E * (align_size - 1) more;
+        rows past ``offs[-1]`` are zeros. T * topK - tokens_per_expert.sum() slots were
+        dropped.
         (PyTorch cannot add float8 gradients: use one path from x for those.)
+
+    Raises:
+        ValueError: a ``drop_policy`` of another name, or "probs" without ``probs``.
+        RuntimeError: wrong shapes, dtypes or devices; options below their least value.
     """
     if indices.device != x.device:
         indices = indices.to(x.device, non_blocking=True)
-    if _needs_grad(x):
-        return MoePermuted(*MoePermute.apply(x, indices, num_experts))
-    return MoePermuted(*raw._moe_permute(x, indices, num_experts))
+    by_probs = _drops_by_probs(drop_policy, probs)
+    arguments = (x, indices, num_experts, probs, scales, align_size, capacity, by_probs)
+    operator = MoePermute.apply if _needs_grad(x, probs) else raw._moe_permute
+    *facts, permuted_probs, permuted_scales = operator(*arguments)
+    return MoePermuted(
+        *facts,
+        None if probs is None else permuted_probs,
+        None if scales is None else permuted_scales,
+    )
 
 
 @speaks_for_itself(input="x")

@@ -3,6 +3,7 @@
 #include "grouped_gemm/permute.h"
 
 #include "base/check.h"
+#include "base/math.h"
 #include "core/path.h"
 #include "core/validate.h"
 #include "cpu/door.h"
@@ -12,6 +13,66 @@ namespace gg {
 namespace {
 
 constexpr const char* kOp = "permute";
+
+// The experts' number, what is told of their groups, padding and capacity.
+void validate_groups(const PermuteProblem& problem) {
+  using namespace core;
+  GG_REQUIRE(problem.num_experts >= 0, kOp, ": num_experts got ", problem.num_experts,
+             "; needs 0 (unknown) or more");
+  require_int32_count({kOp, "num_experts"}, problem.num_experts, "experts");
+  GG_REQUIRE(problem.tokens_per_expert.defined() == problem.offsets.defined(), kOp,
+             ": tokens_per_expert and offsets got only one of the two; needs both or neither");
+  const bool has_groups = problem.num_experts > 0 && problem.offsets.defined();
+  GG_REQUIRE(problem.align_size >= 1, kOp, ": align_size got ", problem.align_size,
+             "; needs 1 (no padding) or more");
+  GG_REQUIRE(problem.align_size == 1 || has_groups, kOp, ": align_size got ", problem.align_size,
+             " without groups; needs num_experts, tokens_per_expert and offsets");
+  GG_REQUIRE(problem.capacity >= kNoCapacity, kOp, ": capacity got ", problem.capacity,
+             "; needs 0 or more slots, or none");
+  GG_REQUIRE(problem.capacity == kNoCapacity || has_groups, kOp, ": capacity got ",
+             problem.capacity, " without groups; needs num_experts, tokens_per_expert and offsets");
+  if (problem.align_size > 1) {
+    require_int32_count({kOp, "align_size"}, problem.align_size, "rows");
+    require_int32_count({kOp, "align_size"}, max_permuted_rows(problem), "rows with the pads");
+  }
+  if (!problem.tokens_per_expert.defined()) return;
+  for (const auto& [name, tensor] : {std::pair{"tokens_per_expert", problem.tokens_per_expert},
+                                     std::pair{"offsets", problem.offsets}}) {
+    require_shape({kOp, name}, tensor, {problem.num_experts}, "[num_experts]");
+    require_dtype({kOp, name}, tensor, {DType::kInt32});
+    require_contiguous({kOp, name}, tensor);
+  }
+}
+
+void validate_probs(const PermuteProblem& problem) {
+  using namespace core;
+  GG_REQUIRE(problem.drop_policy != DropPolicy::kProbs || problem.probs.defined(), kOp,
+             ": drop_policy got probs without probs; needs probs, the weights of the slots");
+  if (!problem.probs.defined()) return;
+  require_shape({kOp, "probs"}, problem.probs, {problem.indices.size(0), problem.indices.size(1)},
+                "[tokens, topK], as indices");
+  require_dtype({kOp, "probs"}, problem.probs,
+                {DType::kFloat32, DType::kFloat16, DType::kBFloat16, DType::kFloat64});
+  require_contiguous({kOp, "probs"}, problem.probs);
+  require_shape({kOp, "permuted_probs"}, problem.permuted_probs, {problem.output.size(0)},
+                "one for each row of output");
+  require_dtype({kOp, "permuted_probs"}, problem.permuted_probs, {problem.probs.dtype});
+  require_contiguous({kOp, "permuted_probs"}, problem.permuted_probs);
+}
+
+void validate_scales(const PermuteProblem& problem) {
+  using namespace core;
+  if (!problem.scales.defined()) return;
+  require_rank({kOp, "scales"}, problem.scales, 2, "[tokens, blocks of a row]");
+  require_shape({kOp, "scales"}, problem.scales, {problem.input.size(0), problem.scales.size(1)},
+                "a row for each of input's tokens");
+  require_dtype({kOp, "scales"}, problem.scales, {DType::kFloat32});
+  require_contiguous_rows({kOp, "scales"}, problem.scales);
+  require_shape({kOp, "permuted_scales"}, problem.permuted_scales,
+                {problem.output.size(0), problem.scales.size(1)}, "a row for each of output's");
+  require_dtype({kOp, "permuted_scales"}, problem.permuted_scales, {DType::kFloat32});
+  require_contiguous({kOp, "permuted_scales"}, problem.permuted_scales);
+}
 
 void validate(const PermuteProblem& problem) {
   using namespace core;
@@ -37,30 +98,32 @@ void validate(const PermuteProblem& problem) {
   require_contiguous({kOp, "output"}, problem.output);
   require_contiguous({kOp, "row_id_map"}, problem.row_id_map);
   require_int32_count({kOp, "indices"}, num_tokens * topk, "slots (tokens times topK)");
+  validate_groups(problem);
   require_int32_count({kOp, "output"}, problem.output.size(0), "rows");
 
-  GG_REQUIRE(problem.num_experts >= 0, kOp, ": num_experts got ", problem.num_experts,
-             "; needs 0 (unknown) or more");
-  require_int32_count({kOp, "num_experts"}, problem.num_experts, "experts");
-  GG_REQUIRE(problem.tokens_per_expert.defined() == problem.offsets.defined(), kOp,
-             ": tokens_per_expert and offsets got only one of the two; needs both or neither");
-  if (problem.tokens_per_expert.defined()) {
-    for (const auto& [name, tensor] : {std::pair{"tokens_per_expert", problem.tokens_per_expert},
-                                       std::pair{"offsets", problem.offsets}}) {
-      require_shape({kOp, name}, tensor, {problem.num_experts}, "[num_experts]");
-      require_dtype({kOp, name}, tensor, {DType::kInt32});
-      require_contiguous({kOp, name}, tensor);
-    }
-  }
   if (problem.slot_of_row.defined()) {
     require_shape({kOp, "slot_of_row"}, problem.slot_of_row, {problem.output.size(0)},
                   "one entry for each row of output");
     require_dtype({kOp, "slot_of_row"}, problem.slot_of_row, {DType::kInt32});
     require_contiguous({kOp, "slot_of_row"}, problem.slot_of_row);
   }
+  validate_probs(problem);
+  validate_scales(problem);
 }
 
 }  // namespace
+
+int64_t max_permuted_rows(const PermuteProblem& problem) {
+  const int64_t num_slots = problem.indices.num_elements();
+  const int64_t align = problem.align_size;
+  // Pads are fewest where few groups have slots, and most where each has one.
+  const int64_t num_groups = base::min(problem.num_experts, num_slots);
+  const int64_t padded =
+      align == 1 ? num_slots : (num_slots + num_groups * (align - 1)) / align * align;
+  if (problem.capacity == kNoCapacity || problem.capacity >= num_slots) return padded;
+  const int64_t of_group = base::round_up(problem.capacity, align);
+  return of_group > padded / base::max(num_groups, 1) ? padded : num_groups * of_group;
+}
 
 PermutePlan plan_permute(const PermuteProblem& problem, const Target& target) {
   validate(problem);

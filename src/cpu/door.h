@@ -14,6 +14,7 @@ namespace gg::cpu {
 int64_t permute_workspace_bytes(const PermuteProblem& problem);
 void permute(const PermutePlan& plan, const PermuteProblem& problem, Workspace workspace,
              Stream stream);
+void permute_probs_bwd(const PermuteProbsBwdProblem& problem);
 void unpermute(const UnpermutePlan& plan, const UnpermuteProblem& problem, Stream stream);
 int64_t unpermute_bwd_workspace_bytes(const UnpermuteBwdProblem& problem);
 void unpermute_bwd(const UnpermutePlan& plan, const UnpermuteBwdProblem& problem,

@@ -1,114 +1,48 @@
-// permute on the CPU. Start at permute() at the end: row map, then rows.
-#include <algorithm>
+// permute on the CPU: row map (row_map.cc), then rows and what travels with them.
+// Start at permute() at the end.
 #include <cstring>
-#include <utility>
 
 #include "base/math.h"
 #include "cpu/dispatch.h"
 #include "cpu/door.h"
 #include "cpu/parallel.h"
+#include "cpu/row_map.h"
 
 namespace gg::cpu {
 namespace {
 
-// Ids below this are counted; a larger one among them means sorting instead.
-constexpr int64_t kMaxCountedBins = 4096;
-
-struct Slots {
-  const PermuteProblem& problem;
-  int64_t num_tokens = problem.indices.size(0);
-  int64_t topk = problem.indices.size(1);
-
-  int64_t count() const { return num_tokens * topk; }
-  int64_t expert(int64_t slot) const { return load_integer(problem.indices, slot); }
-  bool is_dropped(int64_t slot) const {
-    const int64_t id = expert(slot);
-    return id < 0 || (problem.num_experts > 0 && id >= problem.num_experts);
-  }
-  // Writes the map entry of a slot that comes `row`-th in expert order.
-  void place(int64_t slot, int64_t row) const {
-    int32_t* map = static_cast<int32_t*>(problem.row_id_map.data);
-    const bool kept = row >= 0 && row < problem.output.size(0);
-    map[slot % topk * num_tokens + slot / topk] = kept ? static_cast<int32_t>(row) : -1;
-    if (kept && problem.slot_of_row.defined()) {
-      static_cast<int32_t*>(problem.slot_of_row.data)[row] = static_cast<int32_t>(slot);
-    }
-  }
-};
-
-// The meaning of the order: sort the kept slots by (id, slot). Returns how many.
-int64_t row_map_by_sorting(const Slots& slots, int32_t* order) {
-  int64_t num_kept = 0;
-  for (int64_t slot = 0; slot < slots.count(); ++slot) {
-    if (slots.is_dropped(slot)) {
-      slots.place(slot, -1);
-    } else {
-      order[num_kept++] = static_cast<int32_t>(slot);
-    }
-  }
-  std::sort(order, order + num_kept, [&](int32_t left, int32_t right) {
-    const int64_t left_id = slots.expert(left);
-    const int64_t right_id = slots.expert(right);
-    return left_id != right_id ? left_id < right_id : left < right;
-  });
-  for (int64_t row = 0; row < num_kept; ++row) slots.place(order[row], row);
-  return num_kept;
+void clear_rows(const TensorView& matrix, int64_t first, int64_t end) {
+  const int64_t row_bytes = matrix.size(1) * size_of(matrix.dtype);
+  end = base::min(end, matrix.size(0));
+  if (first >= end || row_bytes == 0) return;
+  std::memset(static_cast<char*>(matrix.data) + first * row_bytes, 0,
+              static_cast<size_t>((end - first) * row_bytes));
 }
 
-// The same order by counting: next[id] is the row of the id's next slot.
-int64_t row_map_by_counting(const Slots& slots, int64_t num_bins, int32_t* next) {
-  std::fill(next, next + num_bins, 0);
-  for (int64_t slot = 0; slot < slots.count(); ++slot) {
-    if (!slots.is_dropped(slot)) ++next[slots.expert(slot)];
+// The groups' pads, and rows from the last group's end on.
+void clear_empty_rows(const PermuteProblem& problem, const TensorView& output,
+                      int64_t first_empty_row) {
+  clear_rows(output, first_empty_row, output.size(0));
+  if (problem.align_size == 1) return;
+  const int32_t* counts = static_cast<const int32_t*>(problem.tokens_per_expert.data);
+  const int32_t* ends = static_cast<const int32_t*>(problem.offsets.data);
+  for (int64_t e = 0; e < problem.num_experts; ++e) {
+    const int64_t begin = e > 0 ? ends[e - 1] : 0;
+    clear_rows(output, begin + counts[e], ends[e]);
   }
-  int32_t row = 0;
-  for (int64_t bin = 0; bin < num_bins; ++bin) row += std::exchange(next[bin], row);
-  for (int64_t slot = 0; slot < slots.count(); ++slot) {
-    slots.place(slot, slots.is_dropped(slot) ? -1 : next[slots.expert(slot)]++);
-  }
-  return row;
 }
 
-int64_t num_counted_bins(const PermuteProblem& problem) {
-  return problem.num_experts > 0 ? problem.num_experts : kMaxCountedBins;
-}
-
-bool all_ids_are_countable(const Slots& slots) {
-  if (slots.problem.num_experts > 0) return true;
-  for (int64_t slot = 0; slot < slots.count(); ++slot) {
-    if (slots.expert(slot) >= kMaxCountedBins) return false;
-  }
-  return true;
-}
-
-void write_group_sizes(const Slots& slots) {
-  const PermuteProblem& problem = slots.problem;
-  if (!problem.tokens_per_expert.defined()) return;
-  int32_t* counts = static_cast<int32_t*>(problem.tokens_per_expert.data);
-  int32_t* ends = static_cast<int32_t*>(problem.offsets.data);
-  std::fill(counts, counts + problem.num_experts, 0);
-  for (int64_t slot = 0; slot < slots.count(); ++slot) {
-    if (!slots.is_dropped(slot)) ++counts[slots.expert(slot)];
-  }
-  int32_t end = 0;
-  for (int64_t e = 0; e < problem.num_experts; ++e) ends[e] = end += counts[e];
-}
-
-void mark_empty_rows(const PermuteProblem& problem, int64_t first_empty_row) {
-  if (!problem.slot_of_row.defined()) return;
-  int32_t* slots = static_cast<int32_t*>(problem.slot_of_row.data);
-  for (int64_t row = first_empty_row; row < problem.output.size(0); ++row) slots[row] = -1;
-}
-
-void copy_rows(const PermuteProblem& problem, int64_t first_empty_row, Stream stream) {
+// Copies each token's row of `input` to its slots' rows of `output`.
+void move_rows(const PermuteProblem& problem, const TensorView& input, const TensorView& output,
+               Stream stream) {
   const int64_t num_tokens = problem.indices.size(0);
   const int64_t topk = problem.indices.size(1);
-  const int64_t element_bytes = size_of(problem.input.dtype);
-  const int64_t row_bytes = problem.input.size(1) * element_bytes;
-  const int64_t input_stride = problem.input.stride(0) * element_bytes;
-  const char* input = static_cast<const char*>(problem.input.data);
+  const int64_t element_bytes = size_of(input.dtype);
+  const int64_t row_bytes = input.size(1) * element_bytes;
+  const int64_t input_stride = input.stride(0) * element_bytes;
+  const char* from = static_cast<const char*>(input.data);
   const int32_t* map = static_cast<const int32_t*>(problem.row_id_map.data);
-  char* output = static_cast<char*>(problem.output.data);
+  char* to = static_cast<char*>(output.data);
   if (row_bytes == 0) return;
   parallel_for(stream, num_tokens, rows_per_piece(row_bytes * topk),
                [&](int64_t begin, int64_t end) {
@@ -116,34 +50,56 @@ void copy_rows(const PermuteProblem& problem, int64_t first_empty_row, Stream st
                    for (int64_t k = 0; k < topk; ++k) {
                      const int64_t row = map[k * num_tokens + t];
                      if (row < 0) continue;
-                     std::memcpy(output + row * row_bytes, input + t * input_stride,
+                     std::memcpy(to + row * row_bytes, from + t * input_stride,
                                  static_cast<size_t>(row_bytes));
                    }
                  }
                });
-  const int64_t num_empty = problem.output.size(0) - first_empty_row;
-  if (num_empty <= 0) return;
-  std::memset(output + first_empty_row * row_bytes, 0, static_cast<size_t>(num_empty * row_bytes));
+}
+
+void move_probs(const PermuteProblem& problem) {
+  const int64_t num_tokens = problem.indices.size(0);
+  const int64_t topk = problem.indices.size(1);
+  const int64_t bytes = size_of(problem.probs.dtype);
+  const int32_t* map = static_cast<const int32_t*>(problem.row_id_map.data);
+  const char* from = static_cast<const char*>(problem.probs.data);
+  char* to = static_cast<char*>(problem.permuted_probs.data);
+  if (problem.output.size(0) == 0) return;
+  std::memset(to, 0, static_cast<size_t>(problem.output.size(0) * bytes));
+  for (int64_t slot = 0; slot < num_tokens * topk; ++slot) {
+    const int64_t row = map[slot % topk * num_tokens + slot / topk];
+    if (row >= 0) std::memcpy(to + row * bytes, from + slot * bytes, static_cast<size_t>(bytes));
+  }
 }
 
 }  // namespace
 
 int64_t permute_workspace_bytes(const PermuteProblem& problem) {
-  const int64_t num_slots = problem.indices.num_elements();
-  return base::max(num_slots, num_counted_bins(problem)) * int64_t{sizeof(int32_t)};
+  return row_map_workspace_bytes(problem);
 }
 
 void permute(const PermutePlan& plan, const PermuteProblem& problem, Workspace workspace,
              Stream stream) {
-  const Slots slots{problem};
-  int32_t* scratch = static_cast<int32_t*>(workspace.data);
-  const bool counting = plan.path == Path::kParallel && all_ids_are_countable(slots);
-  const int64_t num_kept = counting ? row_map_by_counting(slots, num_counted_bins(problem), scratch)
-                                    : row_map_by_sorting(slots, scratch);
-  write_group_sizes(slots);
-  mark_empty_rows(problem, num_kept);
+  const int64_t first_empty_row = write_row_map(plan, problem, workspace);
   if (plan.path == Path::kReference) stream = serial_stream();
-  copy_rows(problem, num_kept, stream);
+  move_rows(problem, problem.input, problem.output, stream);
+  clear_empty_rows(problem, problem.output, first_empty_row);
+  if (problem.probs.defined()) move_probs(problem);
+  if (problem.scales.defined()) {
+    move_rows(problem, problem.scales, problem.permuted_scales, stream);
+    clear_empty_rows(problem, problem.permuted_scales, first_empty_row);
+  }
+}
+
+void permute_probs_bwd(const PermuteProbsBwdProblem& problem) {
+  const int64_t topk = problem.row_id_map.size(0);
+  const int64_t num_tokens = problem.row_id_map.size(1);
+  const int64_t num_rows = problem.permuted_probs_grad.size(0);
+  for (int64_t slot = 0; slot < num_tokens * topk; ++slot) {
+    const int64_t row = load_integer(problem.row_id_map, slot % topk * num_tokens + slot / topk);
+    const bool kept = row >= 0 && row < num_rows;
+    store_float(problem.probs_grad, slot, kept ? load_float(problem.permuted_probs_grad, row) : 0);
+  }
 }
 
 }  // namespace gg::cpu

@@ -34,6 +34,7 @@ void plan_route(RoutePlan&, const RouteProblem&) { refuse("route"); }
 void plan_route_bwd(RoutePlan&, const RouteBwdProblem&) { refuse("route_bwd"); }
 
 void permute(const PermutePlan&, const PermuteProblem&, Workspace, Stream) { refuse("permute"); }
+void permute_probs_bwd(const PermuteProbsBwdProblem&, Stream) { refuse("permute_probs_bwd"); }
 void unpermute(const UnpermutePlan&, const UnpermuteProblem&, Stream) { refuse("unpermute"); }
 void unpermute_bwd(const UnpermutePlan&, const UnpermuteBwdProblem&, Workspace, Stream) {
   refuse("unpermute_bwd");

@@ -37,6 +37,7 @@ void plan_route_bwd(RoutePlan& plan, const RouteBwdProblem& problem);
 // Launch. Nothing here allocates or waits.
 void permute(const PermutePlan& plan, const PermuteProblem& problem, Workspace workspace,
              Stream stream);
+void permute_probs_bwd(const PermuteProbsBwdProblem& problem, Stream stream);
 void unpermute(const UnpermutePlan& plan, const UnpermuteProblem& problem, Stream stream);
 void unpermute_bwd(const UnpermutePlan& plan, const UnpermuteBwdProblem& problem,
                    Workspace workspace, Stream stream);

@@ -26,10 +26,15 @@ STABLE_TORCH_LIBRARY(grouped_gemm, m) {
   // x [T,h], indices [T,topK] or [T]; num_out_tokens 0 means all slots.
   // -> permuted rows, row_id_map int32 [topK * T]
   m.def("_permute(Tensor x, Tensor indices, int num_out_tokens) -> (Tensor, Tensor)");
-  // -> permuted rows, row_id_map int32 [topK,T], tokens_per_expert int32 [E], offs int32 [E]
+  // probs [T,topK], scales [T,s] and capacity where wanted -> permuted rows, row_id_map int32
+  // [topK,T], tokens_per_expert int32 [E], offs int32 [E], permuted probs and scales, a value or
+  // row for each permuted row; what is not asked for comes back empty.
   m.def(
-      "_moe_permute(Tensor x, Tensor indices, int num_experts) -> "
-      "(Tensor, Tensor, Tensor, Tensor)");
+      "_moe_permute(Tensor x, Tensor indices, int num_experts, Tensor? probs=None, "
+      "Tensor? scales=None, int align_size=1, int? capacity=None, bool drop_by_probs=False) -> "
+      "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+  // grad [N] of permuted probs, row_id_map [topK,T] -> gradient of probs [T,topK]
+  m.def("_permute_probs_bwd(Tensor grad, Tensor row_id_map) -> Tensor");
   // x [N,h], row_id_map of topk * T entries, probs [T,topk] -> [T,h]
   m.def("_unpermute(Tensor x, Tensor row_id_map, Tensor? probs, int topk) -> Tensor");
   // grad [T,h] -> gradient of x [num_rows,h] if needed, and of probs [T,topk] if

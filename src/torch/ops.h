@@ -26,8 +26,12 @@ void gmm_wgrad_out(Tensor a, Tensor dy, Tensor sizes, bool cumulative, bool tran
                    bool accumulate);
 
 std::tuple<Tensor, Tensor> permute(Tensor x, Tensor indices, int64_t num_out_tokens);
-std::tuple<Tensor, Tensor, Tensor, Tensor> moe_permute(Tensor x, Tensor indices,
-                                                       int64_t num_experts);
+// Permuted rows, row_id_map, tokens_per_expert, offs, permuted probs and scales.
+using MoePermuted = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+MoePermuted moe_permute(Tensor x, Tensor indices, int64_t num_experts, std::optional<Tensor> probs,
+                        std::optional<Tensor> scales, int64_t align_size,
+                        std::optional<int64_t> capacity, bool drop_by_probs);
+Tensor permute_probs_bwd(Tensor grad, Tensor row_id_map);
 Tensor unpermute(Tensor x, Tensor row_id_map, std::optional<Tensor> probs, int64_t topk);
 std::tuple<Tensor, Tensor> unpermute_bwd(Tensor grad, std::optional<Tensor> x, Tensor row_id_map,
                                          std::optional<Tensor> probs, int64_t topk,
@@ -48,17 +52,18 @@ Tensor route_bwd(Tensor logits, Tensor indices, std::optional<Tensor> probs_grad
 
 // Registers every operator for one dispatch key; used once by library.cc and
 // once by library_cuda.cc.
-#define GG_REGISTER_OPERATORS(m)                                              \
-  do {                                                                        \
-    (m).impl("_gmm", TORCH_BOX(&gg::torch_binding::gmm));                     \
-    (m).impl("_gmm_out", TORCH_BOX(&gg::torch_binding::gmm_out));             \
-    (m).impl("_gmm_wgrad", TORCH_BOX(&gg::torch_binding::gmm_wgrad));         \
-    (m).impl("_gmm_wgrad_out", TORCH_BOX(&gg::torch_binding::gmm_wgrad_out)); \
-    (m).impl("_permute", TORCH_BOX(&gg::torch_binding::permute));             \
-    (m).impl("_moe_permute", TORCH_BOX(&gg::torch_binding::moe_permute));     \
-    (m).impl("_unpermute", TORCH_BOX(&gg::torch_binding::unpermute));         \
-    (m).impl("_unpermute_bwd", TORCH_BOX(&gg::torch_binding::unpermute_bwd)); \
-    (m).impl("_sinkhorn", TORCH_BOX(&gg::torch_binding::sinkhorn));           \
-    (m).impl("_route", TORCH_BOX(&gg::torch_binding::route));                 \
-    (m).impl("_route_bwd", TORCH_BOX(&gg::torch_binding::route_bwd));         \
+#define GG_REGISTER_OPERATORS(m)                                                      \
+  do {                                                                                \
+    (m).impl("_gmm", TORCH_BOX(&gg::torch_binding::gmm));                             \
+    (m).impl("_gmm_out", TORCH_BOX(&gg::torch_binding::gmm_out));                     \
+    (m).impl("_gmm_wgrad", TORCH_BOX(&gg::torch_binding::gmm_wgrad));                 \
+    (m).impl("_gmm_wgrad_out", TORCH_BOX(&gg::torch_binding::gmm_wgrad_out));         \
+    (m).impl("_permute", TORCH_BOX(&gg::torch_binding::permute));                     \
+    (m).impl("_moe_permute", TORCH_BOX(&gg::torch_binding::moe_permute));             \
+    (m).impl("_permute_probs_bwd", TORCH_BOX(&gg::torch_binding::permute_probs_bwd)); \
+    (m).impl("_unpermute", TORCH_BOX(&gg::torch_binding::unpermute));                 \
+    (m).impl("_unpermute_bwd", TORCH_BOX(&gg::torch_binding::unpermute_bwd));         \
+    (m).impl("_sinkhorn", TORCH_BOX(&gg::torch_binding::sinkhorn));                   \
+    (m).impl("_route", TORCH_BOX(&gg::torch_binding::route));                         \
+    (m).impl("_route_bwd", TORCH_BOX(&gg::torch_binding::route_bwd));                 \
   } while (0)

@@ -7,19 +7,26 @@
 namespace gg::torch_binding {
 namespace {
 
-// [tokens, topK] of expert ids given as [tokens, topK] or [tokens].
-TensorView to_slots(const char* op, const Tensor& indices) {
-  TensorView slots = to_view(op, "indices", indices, kNeedsInteger);
+// [tokens, topK] of something given as [tokens, topK] or [tokens].
+TensorView to_slots(const TensorView& given) {
+  return given.rank == 1 ? view(given.data, given.dtype, {given.size(0), 1}) : given;
+}
+
+TensorView to_slots_of_ids(const char* op, const Tensor& indices) {
+  const TensorView slots = to_view(op, "indices", indices, kNeedsInteger);
   GG_REQUIRE(slots.rank == 1 || slots.rank == 2, op, ": indices got ", slots.rank,
              " dimensions; needs 2, [tokens, topK], or 1, [tokens]");
-  return slots.rank == 2 ? slots : view(slots.data, slots.dtype, {slots.size(0), 1});
+  return to_slots(slots);
 }
+
+// What comes back for a result that was not asked for.
+Tensor nothing_like(const Tensor& x) { return empty_like_device(x, {0}, DType::kFloat32); }
 
 // Everything but the results' memory; the output has a row for each slot.
 PermuteProblem permute_problem(const char* op, const Device& device, const Tensor& x,
                                const Tensor& indices) {
   device.require_same("indices", indices);
-  PermuteProblem problem{.input = to_view(op, "input", x), .indices = to_slots(op, indices)};
+  PermuteProblem problem{.input = to_view(op, "input", x), .indices = to_slots_of_ids(op, indices)};
   const int64_t num_tokens = problem.indices.size(0);
   const int64_t topk = problem.indices.size(1);
   const int64_t hidden = problem.input.rank == 2 ? problem.input.size(1) : 0;
@@ -46,23 +53,69 @@ std::tuple<Tensor, Tensor> permute(Tensor x, Tensor indices, int64_t num_out_tok
   return {output, row_id_map};
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> moe_permute(Tensor x, Tensor indices,
-                                                       int64_t num_experts) {
-  const Device device("moe_permute", "input", x);
-  GG_REQUIRE(num_experts >= 1, "moe_permute: num_experts got ", num_experts, "; needs 1 or more");
+MoePermuted moe_permute(Tensor x, Tensor indices, int64_t num_experts, std::optional<Tensor> probs,
+                        std::optional<Tensor> scales, int64_t align_size,
+                        std::optional<int64_t> capacity, bool drop_by_probs) {
+  constexpr const char* kOp = "moe_permute";
+  const Device device(kOp, "input", x);
+  GG_REQUIRE(num_experts >= 1, kOp, ": num_experts got ", num_experts, "; needs 1 or more");
+  GG_REQUIRE(align_size >= 1 && align_size <= INT32_MAX, kOp, ": align_size got ", align_size,
+             "; needs 1 (no padding) or more rows, at most 2^31 - 1");
+  GG_REQUIRE(!capacity || *capacity >= 0, kOp, ": capacity got ", capacity.value_or(0),
+             "; needs 0 or more slots for each expert, or None");
   x = with_contiguous_rows(x);
   indices = contiguous(indices);
-  PermuteProblem problem = permute_problem("moe_permute", device, x, indices);
+  PermuteProblem problem = permute_problem(kOp, device, x, indices);
   problem.num_experts = num_experts;
+  problem.align_size = align_size;
+  problem.capacity = capacity.value_or(kNoCapacity);
+  problem.drop_policy = drop_by_probs ? DropPolicy::kProbs : DropPolicy::kPosition;
+  problem.output.sizes[0] = max_permuted_rows(problem);
   problem.tokens_per_expert = view(nullptr, DType::kInt32, {num_experts});
   problem.offsets = problem.tokens_per_expert;
+  const int64_t num_rows = problem.output.size(0);
+  Tensor permuted_probs = nothing_like(x);
+  Tensor permuted_scales = nothing_like(x);
+  if (probs) {
+    device.require_same("probs", *probs);
+    probs = contiguous(*probs);
+    problem.probs = to_slots(to_view(kOp, "probs", *probs));
+    problem.permuted_probs = view(nullptr, problem.probs.dtype, {num_rows});
+  }
+  if (scales) {
+    device.require_same("scales", *scales);
+    scales = with_contiguous_rows(*scales);
+    problem.scales = to_view(kOp, "scales", *scales);
+    const int64_t num_blocks = problem.scales.rank == 2 ? problem.scales.size(1) : 0;
+    problem.permuted_scales = view(nullptr, problem.scales.dtype, {num_rows, num_blocks});
+  }
   const PermutePlan plan = plan_permute(problem, device.target());
   Tensor output = allocate(x, problem.output);
   Tensor row_id_map = allocate(x, problem.row_id_map);
   Tensor tokens_per_expert = allocate(x, problem.tokens_per_expert);
   Tensor offs = allocate(x, problem.offsets);
+  if (probs) permuted_probs = allocate(x, problem.permuted_probs);
+  if (scales) permuted_scales = allocate(x, problem.permuted_scales);
   run_on(device, x, plan, problem);
-  return {output, row_id_map, tokens_per_expert, offs};
+  return {output, row_id_map, tokens_per_expert, offs, permuted_probs, permuted_scales};
+}
+
+Tensor permute_probs_bwd(Tensor grad, Tensor row_id_map) {
+  constexpr const char* kOp = "permute_probs_bwd";
+  const Device device(kOp, "permuted_probs_grad", grad);
+  device.require_same("row_id_map", row_id_map);
+  grad = contiguous(grad);
+  row_id_map = contiguous(row_id_map);
+  PermuteProbsBwdProblem problem{
+      .permuted_probs_grad = to_view(kOp, "permuted_probs_grad", grad),
+      .row_id_map = to_view(kOp, "row_id_map", row_id_map, kNeedsInteger)};
+  const bool is_map = problem.row_id_map.rank == 2;
+  problem.probs_grad = view(nullptr, problem.permuted_probs_grad.dtype,
+                            {is_map ? problem.row_id_map.size(1) : 0, problem.row_id_map.size(0)});
+  const PermuteProbsBwdPlan plan = plan_permute_probs_bwd(problem, device.target());
+  Tensor probs_grad = allocate(grad, problem.probs_grad);
+  run_on(device, grad, plan, problem);
+  return probs_grad;
 }
 
 }  // namespace gg::torch_binding

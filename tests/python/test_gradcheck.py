@@ -95,3 +95,19 @@ def test_moe_route_and_its_losses(variant, num_sequences):
         return routed.probs, routed.score_sums, routed.z_sums, *losses
 
     assert gradcheck(function, (float64(6, 8),))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"align_size": 4}, {"capacity": 2, "drop_policy": "probs", "align_size": 4}],
+    ids=str,
+)
+def test_moe_permute_with_probs(options):
+    indices = random_indices(6, 2, 4)
+    indices[1, 1], indices[3] = -1, 9
+
+    def function(x, probs):
+        result = grouped_gemm.moe_permute(x, indices, num_experts=4, probs=probs, **options)
+        return result.permuted, result.permuted_probs
+
+    assert gradcheck(function, (float64(6, 3), float64(6, 2)))

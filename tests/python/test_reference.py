@@ -77,7 +77,7 @@ def test_moe_permute_and_moe_unpermute_are_their_formulas(device, indices):
     actual = grouped_gemm.moe_permute(x, indices, num_experts=E)
     expected = reference.moe_permute(x, indices, num_experts=E)
     assert actual.tokens_per_expert[2] == 0
-    for one, other in zip(actual, expected, strict=True):
+    for one, other in zip(actual[:4], expected, strict=True):
         assert torch.equal(one, other)
 
     def through(module):

@@ -170,7 +170,7 @@ class MoE(nn.Module):
         if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
             # now rather than in gmm: T rows instead of T*top_k, and narrower rows to move
             tokens = tokens.to(torch.get_autocast_dtype(x.device.type))
-        rows, row_id_map, tokens_per_expert, offs = moe_permute(
+        rows, row_id_map, tokens_per_expert, offs, *_ = moe_permute(
             tokens, routing.indices, num_experts=self.num_experts
         )
         rows = self.experts(rows, offs)

@@ -71,15 +71,12 @@ __device__ inline int find_any_first_rows(const RowMapArgs& args, int* next, int
     }
     int row;
     int sum;
-    Scan(scan).ExclusiveSum(total, row, sum);
+    Scan(scan).ExclusiveSum(args.padded(total), row, sum);
     row += carry;
     carry += sum;
     if (bin < num_used) next[bin] = row + before;
     if (bin == num_used - 1) first_large = row;
-    if (blockIdx.x == 0 && args.tokens_per_expert != nullptr && bin < args.num_experts) {
-      args.tokens_per_expert[bin] = total;
-      args.offsets[bin] = row + total;
-    }
+    if (blockIdx.x == 0 && bin < args.num_experts) args.write_group(bin, row, total);
     __syncthreads();
   }
   if (blockIdx.x == 0 && threadIdx.x == 0) *args.num_kept = carry;

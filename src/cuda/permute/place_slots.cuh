@@ -79,7 +79,7 @@ __device__ __forceinline__ void add_up_counts(const RowMapArgs& args, const Sort
   }
 }
 
-// Returns how many slots are kept; block 0 writes the public counts.
+// Returns where the last group ends; block 0 writes the public counts.
 template <int kThreads, MapKind kKind>
 __device__ __forceinline__ int find_first_rows(const RowMapArgs& args, const SortMemory& memory,
                                                int bins) {
@@ -97,14 +97,11 @@ __device__ __forceinline__ int find_first_rows(const RowMapArgs& args, const Sor
     }
     int row;
     int sum;
-    Scan(scan).ExclusiveSum(count, row, sum);
+    Scan(scan).ExclusiveSum(args.padded(count), row, sum);
     row += carry;
     carry += sum;
     if (bin < bins) memory.next_row[bin] = row + before;
-    if (blockIdx.x == 0 && args.tokens_per_expert != nullptr && bin < args.num_experts) {
-      args.tokens_per_expert[bin] = count;
-      args.offsets[bin] = row + count;
-    }
+    if (blockIdx.x == 0 && bin < args.num_experts) args.write_group(bin, row, count);
     __syncthreads();
   }
   if (blockIdx.x == 0 && threadIdx.x == 0) *args.num_kept = carry;

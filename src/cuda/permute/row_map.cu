@@ -1,10 +1,12 @@
-// Launches of the row map. Kernels: row_map.cuh.
+// Launches of the row map. Kernels: row_map.cuh, capacity.cuh. Start at
+// launch_row_map at the end.
 #include "cuda/permute/row_map.h"
 
 #include <algorithm>
 
 #include "base/math.h"
 #include "cuda/common/dependent_launch.h"
+#include "cuda/permute/capacity.cuh"
 #include "cuda/permute/count_slots.cuh"
 #include "cuda/permute/place_slots.cuh"
 
@@ -96,33 +98,30 @@ void launch_two(const RowMapArgs& args, const PermutePlan& plan, cudaStream_t st
   }
 }
 
-}  // namespace
-
-int64_t row_map_workspace_bytes(const PermutePlan& plan, const PermuteProblem& problem) {
-  return lay_out(plan, problem, nullptr).bytes;
+RowMapArgs arguments(const PermutePlan& plan, const PermuteProblem& problem,
+                     const Scratch& scratch) {
+  const int topk = static_cast<int>(std::max<int64_t>(problem.indices.size(1), 1));
+  return {.indices = {problem.indices.data, problem.indices.dtype == DType::kInt64},
+          .topk = FastDiv(static_cast<uint32_t>(topk)),
+          .num_tokens = static_cast<int>(problem.indices.size(0)),
+          .num_slots = static_cast<uint32_t>(problem.indices.num_elements()),
+          .num_experts = static_cast<int>(problem.num_experts),
+          .num_bins = static_cast<int>(plan.num_bins),
+          .count_pitch = static_cast<int>(scratch.count_pitch),
+          .slots_per_block = static_cast<uint32_t>(plan.slots_per_block),
+          .num_out = static_cast<int>(problem.output.size(0)),
+          .align_size = static_cast<int>(problem.align_size),
+          .map_pitch = plan.map_pitch,
+          .row_id_map = static_cast<int*>(problem.row_id_map.data),
+          .slot_of_row = static_cast<int*>(problem.slot_of_row.data),
+          .tokens_per_expert = static_cast<int*>(problem.tokens_per_expert.data),
+          .offsets = static_cast<int*>(problem.offsets.data),
+          .counts = scratch.counts,
+          .facts = scratch.facts,
+          .num_kept = scratch.num_kept};
 }
 
-const int* launch_row_map(const PermutePlan& plan, const PermuteProblem& problem,
-                          Workspace workspace, cudaStream_t stream) {
-  const Scratch scratch = lay_out(plan, problem, workspace.data);
-  const int topk = static_cast<int>(std::max<int64_t>(problem.indices.size(1), 1));
-  const RowMapArgs args{.indices = {problem.indices.data, problem.indices.dtype == DType::kInt64},
-                        .topk = FastDiv(static_cast<uint32_t>(topk)),
-                        .num_tokens = static_cast<int>(problem.indices.size(0)),
-                        .num_slots = static_cast<uint32_t>(problem.indices.num_elements()),
-                        .num_experts = static_cast<int>(problem.num_experts),
-                        .num_bins = static_cast<int>(plan.num_bins),
-                        .count_pitch = static_cast<int>(scratch.count_pitch),
-                        .slots_per_block = static_cast<uint32_t>(plan.slots_per_block),
-                        .num_out = static_cast<int>(problem.output.size(0)),
-                        .map_pitch = plan.map_pitch,
-                        .row_id_map = static_cast<int*>(problem.row_id_map.data),
-                        .slot_of_row = static_cast<int*>(problem.slot_of_row.data),
-                        .tokens_per_expert = static_cast<int*>(problem.tokens_per_expert.data),
-                        .offsets = static_cast<int*>(problem.offsets.data),
-                        .counts = scratch.counts,
-                        .facts = scratch.facts,
-                        .num_kept = scratch.num_kept};
+void launch_map(const RowMapArgs& args, const PermutePlan& plan, cudaStream_t stream) {
   if (plan.map_launches == 1) {
     launch_place<kOneBlockThreads, kOneBlockItems, uint16_t, MapKind::kOneBlock>(args, plan,
                                                                                  stream);
@@ -130,6 +129,55 @@ const int* launch_row_map(const PermutePlan& plan, const PermuteProblem& problem
     launch_two<uint16_t>(args, plan, stream);
   } else {
     launch_two<uint32_t>(args, plan, stream);
+  }
+}
+
+// The ints that a map with a capacity needs besides: all slots by expert, and the
+// sizes and ends of these lists.
+int64_t num_capacity_ints(const PermuteProblem& problem) {
+  if (problem.capacity == kNoCapacity) return 0;
+  return problem.indices.num_elements() + 2 * problem.num_experts;
+}
+
+// The map as if no expert were full, in scratch; then what each one keeps of it.
+void launch_with_capacity(const RowMapArgs& final, const PermutePlan& plan,
+                          const PermuteProblem& problem, int* sorted_slots, cudaStream_t stream) {
+  RowMapArgs all = final;
+  all.num_out = static_cast<int>(final.num_slots);
+  all.align_size = 1;
+  all.slot_of_row = sorted_slots;
+  all.tokens_per_expert = sorted_slots + final.num_slots;
+  all.offsets = all.tokens_per_expert + final.num_experts;
+  launch_map(all, plan, stream);
+  const bool by_probs = problem.drop_policy == DropPolicy::kProbs;
+  const int64_t capacity = base::min(problem.capacity, problem.indices.num_elements());
+  launch(kOp, &keep_slots,
+         {.num_blocks = problem.num_experts, .num_threads = kCapacityThreads, .dependent = true},
+         stream,
+         CapacityArgs{.map = final,
+                      .sorted_slots = all.slot_of_row,
+                      .slots_per_expert = all.tokens_per_expert,
+                      .slot_ends = all.offsets,
+                      .probs = {by_probs ? problem.probs.data : nullptr, problem.probs.dtype},
+                      .capacity = static_cast<int>(capacity)});
+}
+
+}  // namespace
+
+int64_t row_map_workspace_bytes(const PermutePlan& plan, const PermuteProblem& problem) {
+  return base::round_up(lay_out(plan, problem, nullptr).bytes, 16) +
+         num_capacity_ints(problem) * int64_t{sizeof(int)};
+}
+
+const int* launch_row_map(const PermutePlan& plan, const PermuteProblem& problem,
+                          Workspace workspace, cudaStream_t stream) {
+  const Scratch scratch = lay_out(plan, problem, workspace.data);
+  const RowMapArgs args = arguments(plan, problem, scratch);
+  if (problem.capacity == kNoCapacity) {
+    launch_map(args, plan, stream);
+  } else {
+    char* const rest = static_cast<char*>(workspace.data) + base::round_up(scratch.bytes, 16);
+    launch_with_capacity(args, plan, problem, reinterpret_cast<int*>(rest), stream);
   }
   return scratch.num_kept;
 }

@@ -5,7 +5,8 @@
 //   place_slots   ranks its slots among equals while the above still runs, adds
 //                 up the counts of the other ranges, hands out rows   (place_slots.cuh)
 //
-// Few slots need place_slots alone, as one block. More experts than a table of
+// Few slots need place_slots alone, as one block. Where experts have a capacity, one
+// more launch drops what is beyond it (capacity.cuh). More experts than a table of
 // counts for each warp has room for, and ids of 4096 and more where E is
 // unknown, are sorted slowly and rightly (place_any_slots.cuh).
 #pragma once
@@ -33,6 +34,7 @@ struct RowMapArgs {
   int count_pitch;  // from one row of `counts` to the next
   uint32_t slots_per_block;
   int num_out;
+  int align_size;          // a group's rows are padded to a multiple
   int map_pitch;           // place_slots: ints between a warp's staged map rows; 0: not staged
   int* row_id_map;         // [topK, T]
   int* slot_of_row;        // [num_out] or null
@@ -40,7 +42,7 @@ struct RowMapArgs {
   int* offsets;            // [num_experts] or null
   void* counts;            // scratch [num_blocks, count_pitch], 16 or 32 bits
   BlockFacts* facts;       // scratch [num_blocks] where E is unknown
-  int* num_kept;           // scratch [1]: rows that have a slot, before num_out cuts
+  int* num_kept;           // scratch [1]: where the last group ends, before num_out cuts
 
   // Bin of an id, -1 where it is dropped.
   __device__ __forceinline__ int bin_of(int64_t id) const {
@@ -58,7 +60,23 @@ struct RowMapArgs {
     row_id_map[static_cast<int64_t>(k) * num_tokens + token] = kept ? static_cast<int>(row) : -1;
     if (kept && slot_of_row != nullptr) slot_of_row[row] = static_cast<int>(slot);
   }
-  // Rows that no slot fills, shared out over the grid.
+  // Rows of a group of so many slots, pads included.
+  __device__ __forceinline__ int padded(int count) const {
+    if (align_size == 1) return count;
+    const int over = count % align_size;
+    return over == 0 ? count : count + (align_size - over);
+  }
+  // What the caller is told of a group that begins at `row`; by one thread.
+  __device__ __forceinline__ void write_group(int expert, int row, int count) const {
+    const int end = row + padded(count);
+    if (tokens_per_expert != nullptr) {
+      tokens_per_expert[expert] = count;
+      offsets[expert] = end;
+    }
+    if (slot_of_row == nullptr) return;
+    for (int pad = row + count; pad < end && pad < num_out; ++pad) slot_of_row[pad] = -1;
+  }
+  // Rows that no slot fills after the last group, shared out over the grid.
   __device__ __forceinline__ void mark_empty_rows(int kept) const {
     if (slot_of_row == nullptr) return;
     for (int64_t row = kept + static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;

@@ -10,8 +10,9 @@ namespace gg::cuda {
 // Bytes of scratch that the map needs.
 int64_t row_map_workspace_bytes(const PermutePlan& plan, const PermuteProblem& problem);
 
-// Queues the map. Returns where in the workspace the number of kept rows will
-// stand; a kernel launched next may depend on the last launch (launch.h).
+// Queues the map. Returns where in the workspace it will stand where the last
+// group ends: rows from there on are empty; a kernel launched next may depend on the last launch
+// (launch.h).
 const int* launch_row_map(const PermutePlan& plan, const PermuteProblem& problem,
                           Workspace workspace, cudaStream_t stream);
 

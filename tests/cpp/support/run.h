@@ -22,6 +22,9 @@ namespace gg::test {
 inline auto plan_for(const PermuteProblem& problem, const Target& target) {
   return plan_permute(problem, target);
 }
+inline auto plan_for(const PermuteProbsBwdProblem& problem, const Target& target) {
+  return plan_permute_probs_bwd(problem, target);
+}
 inline auto plan_for(const UnpermuteProblem& problem, const Target& target) {
   return plan_unpermute(problem, target);
 }

@@ -11,7 +11,8 @@ namespace gg::test {
 inline void expect_right(PermuteCase&& permute, bool with_inverse = true) {
   DeviceTensor input(permute.input), indices(permute.indices), output(permute.output),
       map(permute.row_id_map), counts(permute.tokens_per_expert), offsets(permute.offsets),
-      slots(permute.slot_of_row);
+      slots(permute.slot_of_row), probs(permute.probs), permuted_probs(permute.permuted_probs),
+      scales(permute.scales), permuted_scales(permute.permuted_scales);
   PermuteProblem problem = permute.problem();
   problem.input = input.view();
   problem.indices = indices.view();
@@ -22,6 +23,14 @@ inline void expect_right(PermuteCase&& permute, bool with_inverse = true) {
     problem.tokens_per_expert = counts.view();
     problem.offsets = offsets.view();
   }
+  if (permute.options.has_probs) {
+    problem.probs = probs.view();
+    problem.permuted_probs = permuted_probs.view();
+  }
+  if (permute.options.num_scales > 0) {
+    problem.scales = scales.view();
+    problem.permuted_scales = permuted_scales.view();
+  }
   run_on_device(problem);
   EXPECT_EQ(map.download().integers(), permute.expected_map());
   EXPECT_EQ(output.download().values(), permute.expected_output());
@@ -31,6 +40,12 @@ inline void expect_right(PermuteCase&& permute, bool with_inverse = true) {
   if (permute.num_experts > 0) {
     EXPECT_EQ(counts.download().integers(), permute.expected_tokens_per_expert());
     EXPECT_EQ(offsets.download().integers(), permute.expected_offsets());
+  }
+  if (permute.options.has_probs) {
+    EXPECT_EQ(permuted_probs.download().values(), permute.expected_probs());
+  }
+  if (permute.options.num_scales > 0) {
+    EXPECT_EQ(permuted_scales.download().values(), permute.expected_scales());
   }
 }
 

@@ -1,0 +1,38 @@
+// Probs that travel with the rows: launches. Kernel: move_probs.cuh.
+#include "cuda/permute/permute_probs.h"
+
+#include "base/math.h"
+#include "cuda/common/dependent_launch.h"
+#include "cuda/door.h"
+#include "cuda/permute/move_probs.cuh"
+
+namespace gg::cuda {
+
+void move_probs(const char* op, const TensorView& input, const TensorView& map,
+                const TensorView& output, bool dependent, cudaStream_t stream) {
+  const int64_t num_outputs = output.num_elements();
+  if (num_outputs == 0) return;
+  const int64_t topk = map.rank == 2 ? map.size(0) : 1;
+  const MoveProbsArgs args{.input = input.data,
+                           .output = output.data,
+                           .map = {map.data, map.dtype == DType::kInt64},
+                           .topk = FastDiv(static_cast<uint32_t>(topk)),
+                           .num_tokens = num_outputs / topk,
+                           .num_inputs = input.num_elements(),
+                           .num_outputs = static_cast<uint32_t>(num_outputs)};
+  const LaunchShape shape{.num_blocks = base::ceil_div(num_outputs, kRowThreads),
+                          .num_threads = kRowThreads,
+                          .dependent = dependent};
+  switch (size_of(output.dtype)) {
+    case 2: return launch(op, &move_probs<uint16_t>, shape, stream, args);
+    case 4: return launch(op, &move_probs<uint32_t>, shape, stream, args);
+    default: return launch(op, &move_probs<uint64_t>, shape, stream, args);
+  }
+}
+
+void permute_probs_bwd(const PermuteProbsBwdProblem& problem, Stream stream) {
+  move_probs("permute_probs_bwd", problem.permuted_probs_grad, problem.row_id_map,
+             problem.probs_grad, /*dependent=*/false, to_cuda(stream));
+}
+
+}  // namespace gg::cuda

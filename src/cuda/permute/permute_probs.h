@@ -1,0 +1,15 @@
+// The launch that moves probs; permute.cu calls it.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include "grouped_gemm/tensor_view.h"
+
+namespace gg::cuda {
+
+// output[t, k] = input[map[k, t]], or 0 where the map names none. `map` is
+// [topK, T], or [T] for topK = 1. `dependent` on the previous kernel (launch.h).
+void move_probs(const char* op, const TensorView& input, const TensorView& map,
+                const TensorView& output, bool dependent, cudaStream_t stream);
+
+}  // namespace gg::cuda
