@@ -33,7 +33,11 @@ SECTIONS = {
         grouped_gemm.set_num_sms,
         grouped_gemm.get_num_sms,
     ],
-    "Permutation": [grouped_gemm.moe_permute, grouped_gemm.moe_unpermute],
+    "Permutation": [
+        grouped_gemm.moe_permute,
+        grouped_gemm.moe_unpermute,
+        grouped_gemm.routing_map_to_indices,
+    ],
     "Routing": [
         grouped_gemm.moe_route,
         grouped_gemm.router_load_balancing_loss,
@@ -53,7 +57,17 @@ SECTIONS = {
     ],
 }
 
-HEADERS = ["types", "tensor_view", "error", "gmm", "permute", "unpermute", "route", "sinkhorn"]
+HEADERS = [
+    "types",
+    "tensor_view",
+    "error",
+    "gmm",
+    "permute",
+    "unpermute",
+    "routing_map",
+    "route",
+    "sinkhorn",
+]
 
 
 def signature(thing):

@@ -16,6 +16,7 @@ enum class DType : uint8_t {
   kFloat64,     // CPU only, for gradient checks
   kInt32,
   kInt64,
+  kBool,  // one byte, 0 or not
 };
 
 int64_t size_of(DType dtype);  // bytes of one element

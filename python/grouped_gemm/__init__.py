@@ -22,12 +22,14 @@ from . import (  # noqa: E402
 )
 from ._functional import (  # noqa: E402
     MoePermuted,
+    RoutedSlots,
     SinkhornInfo,
     gmm,
     gmm_dgrad,
     gmm_wgrad,
     moe_permute,
     moe_unpermute,
+    routing_map_to_indices,
     sinkhorn,
 )
 from ._grouped_mm import grouped_mm  # noqa: E402
@@ -47,6 +49,7 @@ _library.warn_of_foreign_backend()
 __all__ = [
     "MoePermuted",
     "MoeRouted",
+    "RoutedSlots",
     "SinkhornInfo",
     "__version__",
     "backend",
@@ -64,6 +67,7 @@ __all__ = [
     "permute",
     "router_load_balancing_loss",
     "router_z_loss",
+    "routing_map_to_indices",
     "set_num_sms",
     "sinkhorn",
     "unpermute",

@@ -96,6 +96,11 @@ def _(grad, x, row_id_map, probs, topk, num_rows, needs_x_grad):
     return _rows(grad, num_rows if needs_x_grad else 0), probs_grad
 
 
+@register_fake("grouped_gemm::_routing_map_to_indices")
+def _(routing_map, topk):
+    return routing_map.new_empty((routing_map.shape[0], topk), dtype=torch.int32)
+
+
 @register_fake("grouped_gemm::_sinkhorn")
 def _(cost, tol, max_iterations):
     iterations = cost.new_empty((1,), dtype=torch.int32)

@@ -199,6 +199,42 @@ class MoePermuted(NamedTuple):
     permuted_scales: torch.Tensor | None = None  # [N, s] the scales of each row, 0 for pads
 
 
+class RoutedSlots(NamedTuple):
+    """What :func:`routing_map_to_indices` returns."""
+
+    indices: torch.Tensor  # [T, topK] int32 expert ids, then -1
+    probs: torch.Tensor | None  # [T, topK] their weights; whatever where there is no expert
+
+
+@speaks_for_itself()
+def routing_map_to_indices(
+    routing_map: torch.Tensor, topk: int | None = None, probs: torch.Tensor | None = None
+) -> RoutedSlots:
+    """Expert ids of a routing map: what moe_permute and moe_unpermute know as slots.
+
+    Args:
+        routing_map: bool [T, E], which experts take which token.
+        topk: the most experts of any token; of more the first are taken. Without it E.
+        probs: [T, E] weights, as Megatron's router gives them.
+
+    Returns:
+        :class:`RoutedSlots`: a token's experts in ascending order, and their weights,
+        differentiable in ``probs``. Nothing waits for the device.
+    """
+    topk = routing_map.shape[-1] if topk is None else topk
+    indices = raw._routing_map_to_indices(routing_map, topk)
+    if probs is None:
+        return RoutedSlots(indices, None)
+    if probs.shape != routing_map.shape:
+        raise ValueError(
+            f"routing_map_to_indices: probs got shape {list(probs.shape)}; needs the routing "
+            f"map's, {list(routing_map.shape)}"
+        )
+    if topk > 0 and probs.shape[1] == 0:
+        return RoutedSlots(indices, probs.new_zeros(indices.shape))
+    return RoutedSlots(indices, probs.gather(1, indices.clamp(min=0).long()))
+
+
 def _drops_by_probs(drop_policy: str, probs: torch.Tensor | None) -> bool:
     if drop_policy not in ("position", "probs"):
         raise ValueError(
@@ -214,7 +250,8 @@ def moe_permute(
     x: torch.Tensor,
     indices: torch.Tensor,
     *,
-    num_experts: int,
+    num_experts: int | None = None,
+    topk: int | None = None,
     probs: torch.Tensor | None = None,
     scales: torch.Tensor | None = None,
     align_size: int = 1,
@@ -228,9 +265,12 @@ def moe_permute(
         indices: [T, topK] or [T] int32 or int64 expert ids. Ids outside
             [0, num_experts) are dropped: map entry -1, no group shifts, and the rows
             that they would have filled are zeros at the end.
-        num_experts: E.
-        probs: [T, topK] (or [T]) weights that travel with the rows, for whoever applies
-            them in the experts: fp32, bf16 or fp16.
+            Or a routing map, bool [T, E]: which experts take which token.
+        num_experts: E; a routing map tells it.
+        topk: for a routing map, the most experts of any token: more are dropped. Without
+            it E, and a row for each of T * E slots.
+        probs: [T, topK] (or [T]; [T, E] for a routing map) weights that travel with
+            the rows, for whoever applies them in the experts: fp32, bf16 or fp16.
         scales: [T, s] fp32, for rows in float8: the scales of a token's blocks (s = h / 128
             where each 128 features share one) go where its row goes.
         align_size: each expert's rows are padded with zeros to a multiple of this (16, 32
@@ -255,6 +295,20 @@ def moe_permute(
     """
     if indices.device != x.device:
         indices = indices.to(x.device, non_blocking=True)
+    if indices.dtype == torch.bool:
+        if num_experts not in (None, indices.shape[-1]):
+            raise ValueError(
+                f"moe_permute: num_experts got {num_experts}; needs the routing map's "
+                f"{indices.shape[-1]}, or leave it away"
+            )
+        num_experts = indices.shape[-1]
+        indices, probs = routing_map_to_indices(indices, topk, probs)
+    elif num_experts is None:
+        raise TypeError("moe_permute: num_experts got None; needs E, the experts' number")
+    elif topk is not None:
+        raise ValueError(
+            f"moe_permute: topk got {topk} beside expert ids; needs None: it is their width"
+        )
     by_probs = _drops_by_probs(drop_policy, probs)
     arguments = (x, indices, num_experts, probs, scales, align_size, capacity, by_probs)
     operator = MoePermute.apply if _needs_grad(x, probs) else raw._moe_permute

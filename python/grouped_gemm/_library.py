@@ -29,6 +29,7 @@ _OPERATORS = (
     "_permute_probs_bwd",
     "_unpermute",
     "_unpermute_bwd",
+    "_routing_map_to_indices",
     "_sinkhorn",
     "_route",
     "_route_bwd",

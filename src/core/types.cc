@@ -10,7 +10,8 @@ namespace gg {
 int64_t size_of(DType dtype) {
   switch (dtype) {
     case DType::kFloat8E4M3:
-    case DType::kFloat8E5M2: return 1;
+    case DType::kFloat8E5M2:
+    case DType::kBool: return 1;
     case DType::kFloat16:
     case DType::kBFloat16: return 2;
     case DType::kFloat32:
@@ -31,6 +32,7 @@ const char* to_string(DType dtype) {
     case DType::kFloat64: return "float64";
     case DType::kInt32: return "int32";
     case DType::kInt64: return "int64";
+    case DType::kBool: return "bool";
   }
   return "unknown";
 }

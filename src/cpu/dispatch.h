@@ -23,7 +23,8 @@ void with_float_type(DType dtype, const Function& function) {
     case DType::kFloat8E4M3: return function(Tag<base::Float8E4M3>{});
     case DType::kFloat8E5M2: return function(Tag<base::Float8E5M2>{});
     case DType::kInt32:
-    case DType::kInt64: return;
+    case DType::kInt64:
+    case DType::kBool: return;
   }
 }
 

@@ -6,6 +6,7 @@
 #include "grouped_gemm/gmm.h"
 #include "grouped_gemm/permute.h"
 #include "grouped_gemm/route.h"
+#include "grouped_gemm/routing_map.h"
 #include "grouped_gemm/sinkhorn.h"
 #include "grouped_gemm/unpermute.h"
 
@@ -24,6 +25,7 @@ void gmm_wgrad(const GmmPlan& plan, const GmmWgradProblem& problem, Stream strea
 void plan_route(RoutePlan& plan, const RouteProblem& problem);
 void route(const RoutePlan& plan, const RouteProblem& problem, Workspace workspace, Stream stream);
 void route_bwd(const RoutePlan& plan, const RouteBwdProblem& problem, Stream stream);
+void routing_map(const RoutingMapPlan& plan, const RoutingMapProblem& problem, Stream stream);
 int64_t sinkhorn_workspace_bytes(const SinkhornProblem& problem);
 void sinkhorn(const SinkhornPlan& plan, const SinkhornProblem& problem, Workspace workspace,
               Stream stream);

@@ -41,6 +41,7 @@ void unpermute_bwd(const UnpermutePlan&, const UnpermuteBwdProblem&, Workspace, 
 }
 void gmm(const GmmPlan&, const GmmProblem&, Workspace, Stream) { refuse("gmm"); }
 void gmm_wgrad(const GmmPlan&, const GmmWgradProblem&, Workspace, Stream) { refuse("gmm_wgrad"); }
+void routing_map(const RoutingMapProblem&, Stream) { refuse("routing_map"); }
 void sinkhorn(const SinkhornPlan&, const SinkhornProblem&, Workspace, Stream) {
   refuse("sinkhorn");
 }

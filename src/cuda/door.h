@@ -7,6 +7,7 @@
 #include "grouped_gemm/gmm.h"
 #include "grouped_gemm/permute.h"
 #include "grouped_gemm/route.h"
+#include "grouped_gemm/routing_map.h"
 #include "grouped_gemm/sinkhorn.h"
 #include "grouped_gemm/unpermute.h"
 
@@ -44,6 +45,7 @@ void unpermute_bwd(const UnpermutePlan& plan, const UnpermuteBwdProblem& problem
 void gmm(const GmmPlan& plan, const GmmProblem& problem, Workspace workspace, Stream stream);
 void gmm_wgrad(const GmmPlan& plan, const GmmWgradProblem& problem, Workspace workspace,
                Stream stream);
+void routing_map(const RoutingMapProblem& problem, Stream stream);
 void sinkhorn(const SinkhornPlan& plan, const SinkhornProblem& problem, Workspace workspace,
               Stream stream);
 void route(const RoutePlan& plan, const RouteProblem& problem, Workspace workspace, Stream stream);

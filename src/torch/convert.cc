@@ -67,6 +67,7 @@ ScalarType to_scalar_type(DType dtype) {
     case DType::kFloat64: return ScalarType::Double;
     case DType::kInt32: return ScalarType::Int;
     case DType::kInt64: return ScalarType::Long;
+    case DType::kBool: return ScalarType::Bool;
   }
   return ScalarType::Undefined;
 }

@@ -42,6 +42,8 @@ STABLE_TORCH_LIBRARY(grouped_gemm, m) {
   m.def(
       "_unpermute_bwd(Tensor grad, Tensor? x, Tensor row_id_map, Tensor? probs, int topk, "
       "int num_rows, bool needs_x_grad) -> (Tensor, Tensor)");
+  // routing_map bool [T,E] -> int32 [T,topk]: the experts of each token, then -1
+  m.def("_routing_map_to_indices(Tensor routing_map, int topk) -> Tensor");
   // cost [T,E] -> balanced [T,E], iterations int32 [1], error float32 [1]
   m.def("_sinkhorn(Tensor cost, float tol, int max_iterations) -> (Tensor, Tensor, Tensor)");
   // logits [T,E], expert_bias [E] -> probs [T,topk], indices int32 [T,topk],

@@ -37,6 +37,7 @@ std::tuple<Tensor, Tensor> unpermute_bwd(Tensor grad, std::optional<Tensor> x, T
                                          std::optional<Tensor> probs, int64_t topk,
                                          int64_t num_rows, bool needs_x_grad);
 
+Tensor routing_map_to_indices(Tensor routing_map, int64_t topk);
 std::tuple<Tensor, Tensor, Tensor> sinkhorn(Tensor cost, double tol, int64_t max_iterations);
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> route(
@@ -52,18 +53,19 @@ Tensor route_bwd(Tensor logits, Tensor indices, std::optional<Tensor> probs_grad
 
 // Registers every operator for one dispatch key; used once by library.cc and
 // once by library_cuda.cc.
-#define GG_REGISTER_OPERATORS(m)                                                      \
-  do {                                                                                \
-    (m).impl("_gmm", TORCH_BOX(&gg::torch_binding::gmm));                             \
-    (m).impl("_gmm_out", TORCH_BOX(&gg::torch_binding::gmm_out));                     \
-    (m).impl("_gmm_wgrad", TORCH_BOX(&gg::torch_binding::gmm_wgrad));                 \
-    (m).impl("_gmm_wgrad_out", TORCH_BOX(&gg::torch_binding::gmm_wgrad_out));         \
-    (m).impl("_permute", TORCH_BOX(&gg::torch_binding::permute));                     \
-    (m).impl("_moe_permute", TORCH_BOX(&gg::torch_binding::moe_permute));             \
-    (m).impl("_permute_probs_bwd", TORCH_BOX(&gg::torch_binding::permute_probs_bwd)); \
-    (m).impl("_unpermute", TORCH_BOX(&gg::torch_binding::unpermute));                 \
-    (m).impl("_unpermute_bwd", TORCH_BOX(&gg::torch_binding::unpermute_bwd));         \
-    (m).impl("_sinkhorn", TORCH_BOX(&gg::torch_binding::sinkhorn));                   \
-    (m).impl("_route", TORCH_BOX(&gg::torch_binding::route));                         \
-    (m).impl("_route_bwd", TORCH_BOX(&gg::torch_binding::route_bwd));                 \
+#define GG_REGISTER_OPERATORS(m)                                                                \
+  do {                                                                                          \
+    (m).impl("_gmm", TORCH_BOX(&gg::torch_binding::gmm));                                       \
+    (m).impl("_gmm_out", TORCH_BOX(&gg::torch_binding::gmm_out));                               \
+    (m).impl("_gmm_wgrad", TORCH_BOX(&gg::torch_binding::gmm_wgrad));                           \
+    (m).impl("_gmm_wgrad_out", TORCH_BOX(&gg::torch_binding::gmm_wgrad_out));                   \
+    (m).impl("_permute", TORCH_BOX(&gg::torch_binding::permute));                               \
+    (m).impl("_moe_permute", TORCH_BOX(&gg::torch_binding::moe_permute));                       \
+    (m).impl("_permute_probs_bwd", TORCH_BOX(&gg::torch_binding::permute_probs_bwd));           \
+    (m).impl("_unpermute", TORCH_BOX(&gg::torch_binding::unpermute));                           \
+    (m).impl("_unpermute_bwd", TORCH_BOX(&gg::torch_binding::unpermute_bwd));                   \
+    (m).impl("_routing_map_to_indices", TORCH_BOX(&gg::torch_binding::routing_map_to_indices)); \
+    (m).impl("_sinkhorn", TORCH_BOX(&gg::torch_binding::sinkhorn));                             \
+    (m).impl("_route", TORCH_BOX(&gg::torch_binding::route));                                   \
+    (m).impl("_route_bwd", TORCH_BOX(&gg::torch_binding::route_bwd));                           \
   } while (0)

@@ -20,6 +20,7 @@ RAW_OPERATORS = {  # name -> the arguments that it writes
     "_permute_probs_bwd": [],
     "_unpermute": [],
     "_unpermute_bwd": [],
+    "_routing_map_to_indices": [],
     "_sinkhorn": [],
     "_route": [],
     "_route_bwd": [],

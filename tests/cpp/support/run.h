@@ -13,6 +13,7 @@
 #include "grouped_gemm/gmm.h"
 #include "grouped_gemm/permute.h"
 #include "grouped_gemm/route.h"
+#include "grouped_gemm/routing_map.h"
 #include "grouped_gemm/sinkhorn.h"
 #include "grouped_gemm/unpermute.h"
 #include "support/tensor.h"
@@ -36,6 +37,9 @@ inline auto plan_for(const GmmProblem& problem, const Target& target) {
 }
 inline auto plan_for(const GmmWgradProblem& problem, const Target& target) {
   return plan_gmm_wgrad(problem, target);
+}
+inline auto plan_for(const RoutingMapProblem& problem, const Target& target) {
+  return plan_routing_map(problem, target);
 }
 inline auto plan_for(const SinkhornProblem& problem, const Target& target) {
   return plan_sinkhorn(problem, target);

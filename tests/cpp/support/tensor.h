@@ -18,7 +18,9 @@ inline constexpr unsigned char kGuardByte = 0xFF;      // NaN in every floating-
 inline constexpr unsigned char kIntegerPoison = 0x7B;  // 0xFF would read as -1, a real map entry
 inline constexpr int64_t kGuardBytes = 256;            // a multiple of every alignment we need
 
-inline bool is_integer(DType dtype) { return dtype == DType::kInt32 || dtype == DType::kInt64; }
+inline bool is_integer(DType dtype) {
+  return dtype == DType::kInt32 || dtype == DType::kInt64 || dtype == DType::kBool;
+}
 
 template <typename T>
 T load_as(const unsigned char* address) {
@@ -37,6 +39,7 @@ inline double load_number(DType dtype, const unsigned char* address) {
     case DType::kFloat8E5M2: return static_cast<float>(load_as<base::Float8E5M2>(address));
     case DType::kInt32: return load_as<int32_t>(address);
     case DType::kInt64: return static_cast<double>(load_as<int64_t>(address));
+    case DType::kBool: return load_as<uint8_t>(address);
   }
   return 0;
 }
@@ -57,6 +60,7 @@ inline void store_number(DType dtype, unsigned char* address, double value) {
     case DType::kFloat8E5M2: return store_as(address, base::Float8E5M2(single));
     case DType::kInt32: return store_as(address, static_cast<int32_t>(value));
     case DType::kInt64: return store_as(address, static_cast<int64_t>(value));
+    case DType::kBool: return store_as(address, static_cast<uint8_t>(value));
   }
 }
 
