@@ -9,12 +9,14 @@ namespace gg {
 
 // output[t] = sum over k of probs[t, k] * input[row_id_map[k, t]], accumulated
 // in fp32 in k order and rounded once. Entries outside [0, N) contribute 0,
-// whatever their prob. Without probs every weight is 1.
+// whatever their prob. Without probs every weight is 1. A residual is added last,
+// before the rounding.
 struct UnpermuteProblem {
   TensorView input{};       // [N, h] any of fp32, fp16, bf16, e4m3, e5m2, fp64 (CPU)
   TensorView row_id_map{};  // [topK, T] int32 or int64, contiguous
   TensorView probs{};       // optional, [T, topK] fp32, bf16, fp16, fp64 (CPU), contiguous
   TensorView output{};      // [T, h] contiguous
+  TensorView residual{};    // optional, [T, h] of input's dtype; rows contiguous
 };
 
 // Gradients of the above. Rows of input_grad that no map entry names are zeros;

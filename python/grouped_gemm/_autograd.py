@@ -112,13 +112,13 @@ class MoePermute(torch.autograd.Function):
         return x_grad, None, None, probs_grad, None, None, None, None
 
 
-def _unpermute_forward(ctx, x, row_id_map, probs, topk):
+def _unpermute_forward(ctx, x, row_id_map, probs, topk, residual=None):
     needs_probs_grad = probs is not None and ctx.needs_input_grad[2]
     # The rows are kept for the probs' gradient alone: half the memory without.
     ctx.save_for_backward(x if needs_probs_grad else None, row_id_map, probs)
     ctx.topk = topk
     ctx.num_rows = x.shape[0]
-    return raw._unpermute(x, row_id_map, probs, topk)
+    return raw._unpermute(x, row_id_map, probs, topk, residual)
 
 
 def _unpermute_backward(ctx, grad):
@@ -132,17 +132,19 @@ def _unpermute_backward(ctx, grad):
 
 
 class Unpermute(torch.autograd.Function):
-    """unpermute with topK told: ``apply(x, row_id_map, probs, topk)`` -> [T, h]."""
+    """unpermute with topK told: ``apply(x, row_id_map, probs, topk, residual)`` -> [T, h]."""
 
     @staticmethod
-    def forward(ctx, x, row_id_map, probs, topk):
-        return _unpermute_forward(ctx, x, row_id_map, probs, topk)
+    def forward(ctx, x, row_id_map, probs, topk, residual=None):
+        return _unpermute_forward(ctx, x, row_id_map, probs, topk, residual)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        x_grad, probs_grad = _unpermute_backward(ctx, grad)
-        return x_grad, None, probs_grad, None
+        x_grad = probs_grad = None
+        if ctx.needs_input_grad[0] or ctx.needs_input_grad[2]:
+            x_grad, probs_grad = _unpermute_backward(ctx, grad)
+        return x_grad, None, probs_grad, None, grad if ctx.needs_input_grad[4] else None
 
 
 class UnpermuteMoE_topK(torch.autograd.Function):  # noqa: N801 - the original's name

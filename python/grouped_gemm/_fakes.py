@@ -84,7 +84,7 @@ def _(grad, row_id_map):
 
 
 @register_fake("grouped_gemm::_unpermute")
-def _(x, row_id_map, probs, topk):
+def _(x, row_id_map, probs, topk, residual=None):
     return _rows(x, row_id_map.numel() // topk if topk else 0)
 
 

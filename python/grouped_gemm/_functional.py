@@ -322,7 +322,11 @@ def moe_permute(
 
 @speaks_for_itself(input="x")
 def moe_unpermute(
-    x: torch.Tensor, row_id_map: torch.Tensor, probs: torch.Tensor | None = None
+    x: torch.Tensor,
+    row_id_map: torch.Tensor,
+    probs: torch.Tensor | None = None,
+    *,
+    residual: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Gathers every token's rows back and sums them: the inverse of :func:`moe_permute`.
 
@@ -331,11 +335,12 @@ def moe_unpermute(
         row_id_map: [topK, T] int32 or int64, from moe_permute. Entries outside [0, N)
             contribute nothing, whatever their prob.
         probs: [T, topK] fp32, bf16 or fp16 weights; without them every weight is 1.
+        residual: [T, h] of x's dtype, added to the sum.
 
     Returns:
-        [T, h] of x's dtype, differentiable in ``x`` and ``probs``: the sum over k of
-        ``probs[t, k] * x[row_id_map[k, t]]``, in fp32 in k order, rounded once (float8
-        e4m3 saturates, e5m2 overflows to Inf).
+        [T, h] of x's dtype, differentiable in ``x``, ``probs`` and ``residual``: the sum
+        over k of ``probs[t, k] * x[row_id_map[k, t]]``, in fp32 in k order, then the
+        residual, rounded once (float8 e4m3 saturates, e5m2 overflows to Inf).
     """
     if row_id_map.dim() != 2:
         raise ValueError(
@@ -347,9 +352,9 @@ def moe_unpermute(
     if probs is not None and probs.device != x.device:
         probs = probs.to(x.device, non_blocking=True)
     topk = row_id_map.shape[0]
-    if _needs_grad(x, probs):
-        return Unpermute.apply(x, row_id_map, probs, topk)
-    return raw._unpermute(x, row_id_map, probs, topk)
+    if _needs_grad(x, probs, residual):
+        return Unpermute.apply(x, row_id_map, probs, topk, residual)
+    return raw._unpermute(x, row_id_map, probs, topk, residual)
 
 
 class SinkhornInfo(NamedTuple):

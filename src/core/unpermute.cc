@@ -45,6 +45,13 @@ void validate(const UnpermuteProblem& problem) {
   core::require_dtype({kOp, "output"}, problem.output, {problem.input.dtype});
   core::require_contiguous({kOp, "output"}, problem.output);
   core::require_int32_count({kOp, "input"}, problem.input.size(0), "rows");
+  if (problem.residual.defined()) {
+    core::require_shape({kOp, "residual"}, problem.residual,
+                        {problem.output.size(0), problem.output.size(1)},
+                        "[tokens, hidden], as output");
+    core::require_dtype({kOp, "residual"}, problem.residual, {problem.input.dtype});
+    core::require_contiguous_rows({kOp, "residual"}, problem.residual);
+  }
   require_map(kOp, problem.row_id_map, problem.output.size(0));
   if (problem.probs.defined()) require_probs({kOp, "probs"}, problem.probs, problem.row_id_map);
 }

@@ -47,6 +47,13 @@ void merge_token(const UnpermuteProblem& problem, const RowMap& map, int64_t t) 
         sums[static_cast<size_t>(c)] += weighted ? prob * value : value;
       }
     }
+    if (problem.residual.defined()) {
+      const T* residual =
+          static_cast<const T*>(problem.residual.data) + t * problem.residual.stride(0) + first;
+      for (int64_t c = 0; c < count; ++c) {
+        sums[static_cast<size_t>(c)] += convert<Acc>(residual[c]);
+      }
+    }
     for (int64_t c = 0; c < count; ++c) {
       output[first + c] = convert<T>(sums[static_cast<size_t>(c)]);
     }

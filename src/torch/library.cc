@@ -35,8 +35,10 @@ STABLE_TORCH_LIBRARY(grouped_gemm, m) {
       "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
   // grad [N] of permuted probs, row_id_map [topK,T] -> gradient of probs [T,topK]
   m.def("_permute_probs_bwd(Tensor grad, Tensor row_id_map) -> Tensor");
-  // x [N,h], row_id_map of topk * T entries, probs [T,topk] -> [T,h]
-  m.def("_unpermute(Tensor x, Tensor row_id_map, Tensor? probs, int topk) -> Tensor");
+  // x [N,h], row_id_map of topk * T entries, probs [T,topk], residual [T,h] -> [T,h]
+  m.def(
+      "_unpermute(Tensor x, Tensor row_id_map, Tensor? probs, int topk, "
+      "Tensor? residual=None) -> Tensor");
   // grad [T,h] -> gradient of x [num_rows,h] if needed, and of probs [T,topk] if
   // x is given; what is not asked for comes back empty.
   m.def(

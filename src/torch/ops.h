@@ -32,7 +32,8 @@ MoePermuted moe_permute(Tensor x, Tensor indices, int64_t num_experts, std::opti
                         std::optional<Tensor> scales, int64_t align_size,
                         std::optional<int64_t> capacity, bool drop_by_probs);
 Tensor permute_probs_bwd(Tensor grad, Tensor row_id_map);
-Tensor unpermute(Tensor x, Tensor row_id_map, std::optional<Tensor> probs, int64_t topk);
+Tensor unpermute(Tensor x, Tensor row_id_map, std::optional<Tensor> probs, int64_t topk,
+                 std::optional<Tensor> residual);
 std::tuple<Tensor, Tensor> unpermute_bwd(Tensor grad, std::optional<Tensor> x, Tensor row_id_map,
                                          std::optional<Tensor> probs, int64_t topk,
                                          int64_t num_rows, bool needs_x_grad);

@@ -54,6 +54,7 @@ def raw_calls(device):
         "_moe_permute capacity": (x, indices, 4, probs, None, 16, 3, True),
         "_permute_probs_bwd": (torch.rand(14, device=device), row_id_map.view(2, 7)),
         "_unpermute": (rows, row_id_map, probs, 2),
+        "_unpermute residual": (rows, row_id_map, probs, 2, grad),
         "_unpermute no probs": (rows.half(), row_id_map.long(), None, 2),
         "_unpermute_bwd": (grad, rows, row_id_map, probs, 2, 14, True),
         "_unpermute_bwd only probs": (grad, rows, row_id_map, probs, 2, 14, False),

@@ -111,3 +111,14 @@ def test_moe_permute_with_probs(options):
         return result.permuted, result.permuted_probs
 
     assert gradcheck(function, (float64(6, 3), float64(6, 2)))
+
+
+def test_moe_unpermute_with_a_residual():
+    indices = random_indices(6, 2, 4)
+    indices[3] = 9
+    row_id_map = grouped_gemm.moe_permute(float64(6, 3), indices, num_experts=4).row_id_map
+
+    def function(rows, probs, residual):
+        return grouped_gemm.moe_unpermute(rows, row_id_map, probs, residual=residual)
+
+    assert gradcheck(function, (float64(12, 3), float64(6, 2), float64(6, 3)))

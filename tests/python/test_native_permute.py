@@ -174,3 +174,50 @@ def test_num_experts_must_be_given_by_name(device):
         grouped_gemm.moe_permute(x, indices)
     with pytest.raises(TypeError):
         grouped_gemm.moe_permute(x, indices, 3)
+
+
+@pytest.mark.small
+@pytest.mark.parametrize("dtype", PERMUTE_DTYPES, ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("hidden", [1, 7, 64])
+def test_a_residual_is_added_before_the_rounding(device, hidden, layout, dtype):
+    x = random_activations(21, hidden, dtype, device)
+    residual = random_activations(21, hidden, dtype, device)
+    indices = random_indices(21, 3, 6, device)
+    indices[4] = -1
+    routed = grouped_gemm.moe_permute(x, indices, num_experts=6)
+    probs = torch.rand(21, 3).to(device)
+    y = grouped_gemm.moe_unpermute(
+        routed.permuted, routed.row_id_map, probs, residual=LAYOUTS[layout](residual)
+    )
+    wide = grouped_gemm.moe_unpermute(routed.permuted.float(), routed.row_id_map, probs)
+    assert_same_bits(y, (wide + residual.float()).to(dtype))
+
+
+@pytest.mark.parametrize("frozen", ["neither", "rows", "residual"])
+def test_a_residual_has_the_results_gradient(device, frozen):
+    indices = random_indices(21, 3, 6, device)
+    row_id_map = grouped_gemm.moe_permute(
+        random_activations(21, 8, torch.float32, device), indices, num_experts=6
+    ).row_id_map
+    rows = torch.randn(63, 8, device=device, requires_grad=frozen != "rows")
+    residual = torch.randn(21, 8, device=device, requires_grad=frozen != "residual")
+    y = grouped_gemm.moe_unpermute(rows, row_id_map, residual=residual)
+    grad = torch.randn(21, 8, device=device)
+    y.backward(grad)
+    if frozen == "residual":
+        assert residual.grad is None
+    else:
+        assert_same_bits(residual.grad, grad)
+    if frozen == "rows":
+        assert rows.grad is None
+    else:
+        assert_same_bits(rows.grad, grouped_gemm.moe_permute(grad, indices, num_experts=6).permuted)
+
+
+def test_a_residual_of_another_shape_or_dtype_is_named(device):
+    x = random_activations(21, 8, torch.float32, device)
+    routed = grouped_gemm.moe_permute(x, random_indices(21, 3, 6, device), num_experts=6)
+    for residual, words in [(x[:5], "residual.*5, 8.*21, 8"), (x.half(), "residual.*float16")]:
+        with pytest.raises(RuntimeError, match=words):
+            grouped_gemm.moe_unpermute(routed.permuted, routed.row_id_map, residual=residual)

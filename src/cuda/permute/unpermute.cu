@@ -43,22 +43,29 @@ void plan_unpermute(UnpermutePlan& plan, const UnpermuteProblem& problem) {
   require_supported_probs(kOp, problem.probs);
   plan.vector_bytes =
       std::min(common_vector_bytes(problem.input), common_vector_bytes(problem.output));
+  if (problem.residual.defined()) {
+    plan.vector_bytes = std::min(plan.vector_bytes, common_vector_bytes(problem.residual));
+  }
 }
 
 void unpermute(const UnpermutePlan& plan, const UnpermuteProblem& problem, Stream stream) {
   if (problem.output.num_elements() == 0) return;
   const TensorView& map = problem.row_id_map;
   const int64_t element_bytes = size_of(problem.input.dtype);
-  const UnpermuteArgs args{.input = static_cast<const char*>(problem.input.data),
-                           .output = static_cast<char*>(problem.output.data),
-                           .probs = {problem.probs.data, problem.probs.dtype},
-                           .map = {map.data, map.dtype == DType::kInt64},
-                           .input_extent = extent_of(problem.input),
-                           .num_rows = problem.input.size(0),
-                           .num_tokens = map.size(1),
-                           .topk = static_cast<int>(map.size(0)),
-                           .input_pitch = problem.input.stride(0) * element_bytes,
-                           .row_bytes = problem.output.size(1) * element_bytes};
+  const UnpermuteArgs args{
+      .input = static_cast<const char*>(problem.input.data),
+      .output = static_cast<char*>(problem.output.data),
+      .residual = static_cast<const char*>(problem.residual.data),
+      .probs = {problem.probs.data, problem.probs.dtype},
+      .map = {map.data, map.dtype == DType::kInt64},
+      .input_extent = extent_of(problem.input),
+      .residual_extent = problem.residual.defined() ? extent_of(problem.residual) : Extent{},
+      .num_rows = problem.input.size(0),
+      .num_tokens = map.size(1),
+      .topk = static_cast<int>(map.size(0)),
+      .input_pitch = problem.input.stride(0) * element_bytes,
+      .residual_pitch = problem.residual.stride(0) * element_bytes,
+      .row_bytes = problem.output.size(1) * element_bytes};
   with_number_type(kOp, problem.input.dtype, [&](auto tag) {
     launch_rows<typename decltype(tag)::type>(args, plan.vector_bytes, to_cuda(stream));
   });

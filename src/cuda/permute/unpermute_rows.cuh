@@ -8,15 +8,18 @@
 namespace gg::cuda {
 
 struct UnpermuteArgs {
-  const char* input;   // [N, h], rows input_pitch bytes apart
-  char* output;        // [T, h]
-  FloatPointer probs;  // [T, topK] or null
-  IntegerPointer map;  // [topK, T]
+  const char* input;     // [N, h], rows input_pitch bytes apart
+  char* output;          // [T, h]
+  const char* residual;  // [T, h], rows residual_pitch bytes apart, or null
+  FloatPointer probs;    // [T, topK] or null
+  IntegerPointer map;    // [topK, T]
   Extent input_extent;
+  Extent residual_extent;
   int64_t num_rows;
   int64_t num_tokens;
   int topk;
   int64_t input_pitch;
+  int64_t residual_pitch;
   int64_t row_bytes;
 };
 
@@ -96,6 +99,11 @@ __global__ void __launch_bounds__(kRowThreads, (unpermute_blocks<T, kBatch>()))
 #pragma unroll
       for (int j = 0; j < kBatch; ++j) add_weighted<T>(sums, values[j], slots.probs[j]);
     }
+    // Only now, since in flight with the rows it costs registers and so rows.
+    if (args.residual != nullptr) {
+      const char* residual = args.residual + token * args.residual_pitch;
+      add_weighted<T>(sums, ptx::load_once(vector_at(residual, v)), 1.0f);
+    }
     *reinterpret_cast<uint4*>(vector_at(target, v)) = Elements<T>::pack(sums);
   }
 }
@@ -147,6 +155,13 @@ __global__ void __launch_bounds__(kRowThreads)
       for (int j = 0; j < kBatch; ++j) {
         if (slots.rows[j] >= 0) add_weighted<T>(sums, values[j], slots.probs[j]);
       }
+    }
+    if (args.residual != nullptr) {
+      const char* row = args.residual + token * args.residual_pitch;
+      const bool inside = args.residual_extent.surrounds(row, args.row_bytes);
+      const uint4 value =
+          inside ? shifted(load_raw(row + offset), row + offset) : load_bytes(row + offset, part);
+      add_weighted<T>(sums, value, 1.0f);
     }
     store_window(windows.first + window * kVectorBytes, Elements<T>::pack(sums), part, policy);
   }
