@@ -36,6 +36,7 @@ SECTIONS = {
     "Permutation": [
         grouped_gemm.moe_permute,
         grouped_gemm.moe_unpermute,
+        grouped_gemm.sort_chunks,
         grouped_gemm.routing_map_to_indices,
     ],
     "Routing": [
@@ -66,6 +67,7 @@ HEADERS = [
     "unpermute",
     "routing_map",
     "route",
+    "sort_chunks",
     "sinkhorn",
 ]
 

@@ -24,6 +24,7 @@ from ._functional import (  # noqa: E402
     MoePermuted,
     RoutedSlots,
     SinkhornInfo,
+    SortedChunks,
     gmm,
     gmm_dgrad,
     gmm_wgrad,
@@ -31,6 +32,7 @@ from ._functional import (  # noqa: E402
     moe_unpermute,
     routing_map_to_indices,
     sinkhorn,
+    sort_chunks,
 )
 from ._grouped_mm import grouped_mm  # noqa: E402
 from ._main_grad import gmm_main_grad  # noqa: E402
@@ -51,6 +53,7 @@ __all__ = [
     "MoeRouted",
     "RoutedSlots",
     "SinkhornInfo",
+    "SortedChunks",
     "__version__",
     "backend",
     "get_num_sms",
@@ -70,5 +73,6 @@ __all__ = [
     "routing_map_to_indices",
     "set_num_sms",
     "sinkhorn",
+    "sort_chunks",
     "unpermute",
 ]

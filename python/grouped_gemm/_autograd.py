@@ -112,6 +112,29 @@ class MoePermute(torch.autograd.Function):
         return x_grad, None, None, probs_grad, None, None, None, None
 
 
+class SortChunks(torch.autograd.Function):
+    """sort_chunks: ``apply(x, split_sizes, sorted_index, probs)`` -> rows, probs."""
+
+    @staticmethod
+    def forward(ctx, x, split_sizes, sorted_index, probs):
+        output, row_id_map, permuted_probs = raw._sort_chunks(x, split_sizes, sorted_index, probs)
+        ctx.save_for_backward(row_id_map)
+        if probs is None:
+            ctx.mark_non_differentiable(permuted_probs)
+        return output, permuted_probs
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad, probs_grad):
+        (row_id_map,) = ctx.saved_tensors
+        x_grad = permuted_probs_grad = None
+        if ctx.needs_input_grad[0]:
+            x_grad = raw._unpermute(grad, row_id_map, None, 1)
+        if ctx.needs_input_grad[3]:
+            permuted_probs_grad = raw._permute_probs_bwd(probs_grad, row_id_map).view(-1)
+        return x_grad, None, None, permuted_probs_grad
+
+
 def _unpermute_forward(ctx, x, row_id_map, probs, topk, residual=None):
     needs_probs_grad = probs is not None and ctx.needs_input_grad[2]
     # The rows are kept for the probs' gradient alone: half the memory without.

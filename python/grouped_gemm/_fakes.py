@@ -101,6 +101,15 @@ def _(routing_map, topk):
     return routing_map.new_empty((routing_map.shape[0], topk), dtype=torch.int32)
 
 
+@register_fake("grouped_gemm::_sort_chunks")
+def _(x, split_sizes, sorted_index, probs=None):
+    num_rows = x.shape[0]
+    permuted_probs = (
+        x.new_empty((0,), dtype=torch.float32) if probs is None else probs.new_empty((num_rows,))
+    )
+    return _rows(x, num_rows), x.new_empty((1, num_rows), dtype=torch.int32), permuted_probs
+
+
 @register_fake("grouped_gemm::_sinkhorn")
 def _(cost, tol, max_iterations):
     iterations = cost.new_empty((1,), dtype=torch.int32)

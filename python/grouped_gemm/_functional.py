@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch.autograd import forward_ad
 
-from ._autograd import GroupedGemm, GroupedGemmWgrad, MoePermute, Unpermute
+from ._autograd import GroupedGemm, GroupedGemmWgrad, MoePermute, SortChunks, Unpermute
 from ._errors import speaks_for_itself
 
 raw = torch.ops.grouped_gemm
@@ -355,6 +355,52 @@ def moe_unpermute(
     if _needs_grad(x, probs, residual):
         return Unpermute.apply(x, row_id_map, probs, topk, residual)
     return raw._unpermute(x, row_id_map, probs, topk, residual)
+
+
+class SortedChunks(NamedTuple):
+    """What :func:`sort_chunks` returns."""
+
+    output: torch.Tensor  # [N, h]
+    permuted_probs: torch.Tensor | None  # [N]
+
+
+@speaks_for_itself(input="x")
+def sort_chunks(
+    x: torch.Tensor,
+    split_sizes: torch.Tensor,
+    sorted_index: torch.Tensor,
+    *,
+    probs: torch.Tensor | None = None,
+) -> SortedChunks:
+    """Puts consecutive chunks of rows into another order.
+
+    With expert parallelism rows arrive by rank and then expert; the experts want them
+    by expert and then rank. On the way back ``split_sizes[sorted_index]`` and
+    ``sorted_index.argsort()`` undo it.
+
+    Args:
+        x: [N, h] fp32, fp16, bf16 or a float8.
+        split_sizes: [C] int32 or int64, the rows of each chunk of x.
+        sorted_index: [C] int32 or int64: chunk i of the result is chunk sorted_index[i]
+            of x. A chunk that is not named is left out; of two equal names the first counts.
+        probs: [N] fp32, bf16 or fp16, which travel with their rows.
+
+    Returns:
+        :class:`SortedChunks`, differentiable in ``x`` and ``probs``; rows left over are
+        zeros. Nothing waits for the device.
+
+    Raises:
+        RuntimeError: wrong shapes, dtypes or devices; on the CPU also sizes below 0 or of
+            more than N rows, and names outside the chunks (on the device sizes are clamped
+            and such names left out).
+    """
+    split_sizes = split_sizes.to(x.device, non_blocking=True)
+    sorted_index = sorted_index.to(x.device, non_blocking=True)
+    if _needs_grad(x, probs):
+        output, permuted_probs = SortChunks.apply(x, split_sizes, sorted_index, probs)
+    else:
+        output, _, permuted_probs = raw._sort_chunks(x, split_sizes, sorted_index, probs)
+    return SortedChunks(output, None if probs is None else permuted_probs)
 
 
 class SinkhornInfo(NamedTuple):

@@ -30,6 +30,7 @@ _OPERATORS = (
     "_unpermute",
     "_unpermute_bwd",
     "_routing_map_to_indices",
+    "_sort_chunks",
     "_sinkhorn",
     "_route",
     "_route_bwd",

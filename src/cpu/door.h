@@ -8,6 +8,7 @@
 #include "grouped_gemm/route.h"
 #include "grouped_gemm/routing_map.h"
 #include "grouped_gemm/sinkhorn.h"
+#include "grouped_gemm/sort_chunks.h"
 #include "grouped_gemm/unpermute.h"
 
 namespace gg::cpu {
@@ -26,6 +27,9 @@ void plan_route(RoutePlan& plan, const RouteProblem& problem);
 void route(const RoutePlan& plan, const RouteProblem& problem, Workspace workspace, Stream stream);
 void route_bwd(const RoutePlan& plan, const RouteBwdProblem& problem, Stream stream);
 void routing_map(const RoutingMapPlan& plan, const RoutingMapProblem& problem, Stream stream);
+int64_t sort_chunks_workspace_bytes(const SortChunksProblem& problem);
+void sort_chunks(const SortChunksPlan& plan, const SortChunksProblem& problem, Workspace workspace,
+                 Stream stream);
 int64_t sinkhorn_workspace_bytes(const SinkhornProblem& problem);
 void sinkhorn(const SinkhornPlan& plan, const SinkhornProblem& problem, Workspace workspace,
               Stream stream);

@@ -25,6 +25,7 @@ std::string_view sm90_refusal(const GmmWgradProblem&, const DeviceLimits&) { ref
 void plan_permute(PermutePlan&, const PermuteProblem&, const DeviceLimits&) { refuse("permute"); }
 void plan_unpermute(UnpermutePlan&, const UnpermuteProblem&) { refuse("unpermute"); }
 void plan_unpermute_bwd(UnpermutePlan&, const UnpermuteBwdProblem&) { refuse("unpermute_bwd"); }
+void plan_sort_chunks(SortChunksPlan&, const SortChunksProblem&) { refuse("sort_chunks"); }
 void plan_gmm(GmmPlan&, const GmmProblem&, const DeviceLimits&) { refuse("gmm"); }
 void plan_gmm_wgrad(GmmPlan&, const GmmWgradProblem&, const DeviceLimits&) { refuse("gmm_wgrad"); }
 void plan_sinkhorn(SinkhornPlan&, const SinkhornProblem&, const DeviceLimits&) {
@@ -41,6 +42,9 @@ void unpermute_bwd(const UnpermutePlan&, const UnpermuteBwdProblem&, Workspace, 
 }
 void gmm(const GmmPlan&, const GmmProblem&, Workspace, Stream) { refuse("gmm"); }
 void gmm_wgrad(const GmmPlan&, const GmmWgradProblem&, Workspace, Stream) { refuse("gmm_wgrad"); }
+void sort_chunks(const SortChunksPlan&, const SortChunksProblem&, Workspace, Stream) {
+  refuse("sort_chunks");
+}
 void routing_map(const RoutingMapProblem&, Stream) { refuse("routing_map"); }
 void sinkhorn(const SinkhornPlan&, const SinkhornProblem&, Workspace, Stream) {
   refuse("sinkhorn");

@@ -9,6 +9,7 @@
 #include "grouped_gemm/route.h"
 #include "grouped_gemm/routing_map.h"
 #include "grouped_gemm/sinkhorn.h"
+#include "grouped_gemm/sort_chunks.h"
 #include "grouped_gemm/unpermute.h"
 
 namespace gg::cuda {
@@ -29,6 +30,7 @@ std::string_view sm90_refusal(const GmmWgradProblem& problem, const DeviceLimits
 void plan_permute(PermutePlan& plan, const PermuteProblem& problem, const DeviceLimits& limits);
 void plan_unpermute(UnpermutePlan& plan, const UnpermuteProblem& problem);
 void plan_unpermute_bwd(UnpermutePlan& plan, const UnpermuteBwdProblem& problem);
+void plan_sort_chunks(SortChunksPlan& plan, const SortChunksProblem& problem);
 void plan_gmm(GmmPlan& plan, const GmmProblem& problem, const DeviceLimits& limits);
 void plan_gmm_wgrad(GmmPlan& plan, const GmmWgradProblem& problem, const DeviceLimits& limits);
 void plan_sinkhorn(SinkhornPlan& plan, const SinkhornProblem& problem, const DeviceLimits& limits);
@@ -45,6 +47,8 @@ void unpermute_bwd(const UnpermutePlan& plan, const UnpermuteBwdProblem& problem
 void gmm(const GmmPlan& plan, const GmmProblem& problem, Workspace workspace, Stream stream);
 void gmm_wgrad(const GmmPlan& plan, const GmmWgradProblem& problem, Workspace workspace,
                Stream stream);
+void sort_chunks(const SortChunksPlan& plan, const SortChunksProblem& problem, Workspace workspace,
+                 Stream stream);
 void routing_map(const RoutingMapProblem& problem, Stream stream);
 void sinkhorn(const SinkhornPlan& plan, const SinkhornProblem& problem, Workspace workspace,
               Stream stream);

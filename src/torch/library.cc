@@ -44,6 +44,11 @@ STABLE_TORCH_LIBRARY(grouped_gemm, m) {
   m.def(
       "_unpermute_bwd(Tensor grad, Tensor? x, Tensor row_id_map, Tensor? probs, int topk, "
       "int num_rows, bool needs_x_grad) -> (Tensor, Tensor)");
+  // x [N,h], split_sizes [C], sorted_index [C], probs [N] -> rows, row_id_map int32 [1,N], probs
+  // (empty without)
+  m.def(
+      "_sort_chunks(Tensor x, Tensor split_sizes, Tensor sorted_index, Tensor? probs=None) -> "
+      "(Tensor, Tensor, Tensor)");
   // routing_map bool [T,E] -> int32 [T,topk]: the experts of each token, then -1
   m.def("_routing_map_to_indices(Tensor routing_map, int topk) -> Tensor");
   // cost [T,E] -> balanced [T,E], iterations int32 [1], error float32 [1]

@@ -38,6 +38,8 @@ std::tuple<Tensor, Tensor> unpermute_bwd(Tensor grad, std::optional<Tensor> x, T
                                          std::optional<Tensor> probs, int64_t topk,
                                          int64_t num_rows, bool needs_x_grad);
 
+std::tuple<Tensor, Tensor, Tensor> sort_chunks(Tensor x, Tensor split_sizes, Tensor sorted_index,
+                                               std::optional<Tensor> probs);
 Tensor routing_map_to_indices(Tensor routing_map, int64_t topk);
 std::tuple<Tensor, Tensor, Tensor> sinkhorn(Tensor cost, double tol, int64_t max_iterations);
 
@@ -66,6 +68,7 @@ Tensor route_bwd(Tensor logits, Tensor indices, std::optional<Tensor> probs_grad
     (m).impl("_unpermute", TORCH_BOX(&gg::torch_binding::unpermute));                           \
     (m).impl("_unpermute_bwd", TORCH_BOX(&gg::torch_binding::unpermute_bwd));                   \
     (m).impl("_routing_map_to_indices", TORCH_BOX(&gg::torch_binding::routing_map_to_indices)); \
+    (m).impl("_sort_chunks", TORCH_BOX(&gg::torch_binding::sort_chunks));                       \
     (m).impl("_sinkhorn", TORCH_BOX(&gg::torch_binding::sinkhorn));                             \
     (m).impl("_route", TORCH_BOX(&gg::torch_binding::route));                                   \
     (m).impl("_route_bwd", TORCH_BOX(&gg::torch_binding::route_bwd));                           \

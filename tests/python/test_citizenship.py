@@ -60,6 +60,7 @@ def raw_calls(device):
         "_unpermute_bwd only probs": (grad, rows, row_id_map, probs, 2, 14, False),
         "_unpermute_bwd only x": (grad, None, row_id_map, probs, 2, 14, True),
         "_routing_map_to_indices": (torch.rand(7, 5).to(device) < 0.4, 3),
+        "_sort_chunks": (a, sizes, torch.tensor([2, 0, 3, 1], device=device), a[:, 0].clone()),
         "_sinkhorn": (torch.randn(9, 4).to(device), 1e-4, 50),
         **route_calls(device),
     }

@@ -21,6 +21,7 @@ RAW_OPERATORS = {  # name -> the arguments that it writes
     "_unpermute": [],
     "_unpermute_bwd": [],
     "_routing_map_to_indices": [],
+    "_sort_chunks": [],
     "_sinkhorn": [],
     "_route": [],
     "_route_bwd": [],

@@ -15,6 +15,7 @@
 #include "grouped_gemm/route.h"
 #include "grouped_gemm/routing_map.h"
 #include "grouped_gemm/sinkhorn.h"
+#include "grouped_gemm/sort_chunks.h"
 #include "grouped_gemm/unpermute.h"
 #include "support/tensor.h"
 
@@ -40,6 +41,9 @@ inline auto plan_for(const GmmWgradProblem& problem, const Target& target) {
 }
 inline auto plan_for(const RoutingMapProblem& problem, const Target& target) {
   return plan_routing_map(problem, target);
+}
+inline auto plan_for(const SortChunksProblem& problem, const Target& target) {
+  return plan_sort_chunks(problem, target);
 }
 inline auto plan_for(const SinkhornProblem& problem, const Target& target) {
   return plan_sinkhorn(problem, target);

@@ -1,0 +1,63 @@
+// Rows that move by a map: launches. Kernels: permute_rows.cuh.
+#include "cuda/permute/permute_rows.h"
+
+#include "base/math.h"
+#include "cuda/common/dependent_launch.h"
+#include "cuda/permute/permute_rows.cuh"
+#include "cuda/permute/support.h"
+
+namespace gg::cuda {
+namespace {
+
+template <auto* kKernel>
+void launch_kernel(const char* op, const PermuteRowsArgs& args, RowShape shape,
+                   cudaStream_t stream) {
+  prefer_common_split<kKernel>(op);
+  // A block at least, for rows of zeros where there are no tokens.
+  const int64_t num_blocks = base::max(1, base::ceil_div(args.num_tokens, shape.rows_per_block()));
+  launch(op, kKernel, {.num_blocks = num_blocks, .num_threads = kRowThreads, .dependent = true},
+         stream, args, shape);
+}
+
+void launch_rows(const char* op, const PermuteRowsArgs& args, int vector_bytes,
+                 cudaStream_t stream) {
+  if (args.row_bytes == 0 || args.num_out == 0) return;
+  const int64_t num_vectors = args.row_bytes / kVectorBytes;
+  if (vector_bytes < kVectorBytes) {
+    const RowShape shape = row_shape(max_windows(args.row_bytes));
+    launch_kernel<&permute_unaligned_rows>(op, args, shape, stream);
+  } else if (num_vectors <= 4 * kRowThreads) {
+    launch_kernel<&permute_rows<1>>(op, args, row_shape(num_vectors), stream);
+  } else {
+    launch_kernel<&permute_rows<2>>(op, args, row_shape(num_vectors), stream);
+  }
+}
+
+}  // namespace
+
+void launch_permute_rows(const char* op, const TensorView& map, const TensorView& input,
+                         const TensorView& output, int vector_bytes, const int* num_kept,
+                         cudaStream_t stream) {
+  const int64_t element_bytes = size_of(input.dtype);
+  const int64_t row_bytes = input.size(1) * element_bytes;
+  const int64_t input_pitch = input.stride(0) * element_bytes;
+  const int topk = static_cast<int>(map.size(0));
+  const int64_t num_tokens = topk > 0 ? map.size(1) : 0;
+  // Rows with gaps between them are not fetched ahead.
+  const bool in_one_piece = input_pitch == row_bytes && vector_bytes == kVectorBytes;
+  launch_rows(op,
+              {.input = static_cast<const char*>(input.data),
+               .output = static_cast<char*>(output.data),
+               .row_id_map = {map.data, /*is_int64=*/false},
+               .num_kept = num_kept,
+               .input_extent = extent_of(input),
+               .input_pitch = input_pitch,
+               .row_bytes = row_bytes,
+               .num_tokens = num_tokens,
+               .topk = topk,
+               .num_out = output.size(0),
+               .burst = Burst(in_one_piece ? row_bytes : 0, num_tokens)},
+              vector_bytes, stream);
+}
+
+}  // namespace gg::cuda
