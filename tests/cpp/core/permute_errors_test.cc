@@ -132,6 +132,42 @@ TEST(PermuteRefuses, CountsOfOtherExperts) {
                  {"permute: slot_of_row got shape [3]", "one entry for each row of output"});
 }
 
+TEST(PermuteRefuses, PaddingOrACapacityWithoutGroups) {
+  for (int64_t PermuteProblem::* member :
+       {&PermuteProblem::align_size, &PermuteProblem::capacity}) {
+    PermuteProblem problem = right_permute();
+    problem.*member = 16;
+    EXPECT_NO_THROW(plan_permute(problem, Target::cpu()));
+    problem.tokens_per_expert = problem.offsets = TensorView{};
+    EXPECT_TRUE(refuses([&] { plan_permute(problem, Target::cpu()); },
+                        {" got 16 without groups", "num_experts, tokens_per_expert and offsets"}));
+  }
+}
+
+TEST(PermuteRefuses, ProbsOrScalesThatDoNotFit) {
+  PermuteProblem problem = right_permute();
+  problem.drop_policy = DropPolicy::kProbs;
+  EXPECT_TRUE(refuses([&] { plan_permute(problem, Target::cpu()); },
+                      {"permute: drop_policy got probs without probs"}));
+  problem.probs = f32({4, 2});
+  problem.permuted_probs = f32({8});
+  problem.scales = f32({4, 3});
+  problem.permuted_scales = f32({8, 3});
+  EXPECT_NO_THROW(plan_permute(problem, Target::cpu()));
+  expect_refused(problem, &PermuteProblem::permuted_probs, f32({9}),
+                 {"permute: permuted_probs got shape [9]", "needs [8]"});
+  expect_refused(problem, &PermuteProblem::permuted_scales, f32({8, 2}),
+                 {"permute: permuted_scales got shape [8, 2]", "needs [8, 3]"});
+}
+
+TEST(UnpermuteRefuses, AResidualThatIsNotTheOutputsKind) {
+  expect_refused(right_unpermute(), &UnpermuteProblem::residual, f32({3, 8}),
+                 {"unpermute: residual got shape [3, 8]", "needs [4, 8]"});
+  expect_refused(right_unpermute(), &UnpermuteProblem::residual,
+                 view(nullptr, DType::kFloat16, {4, 8}),
+                 {"unpermute: residual got dtype float16", "needs float32"});
+}
+
 TEST(UnpermuteRefuses, AMapOfOtherTokens) {
   expect_refused(right_unpermute(), &UnpermuteProblem::row_id_map, i32({2, 5}),
                  {"unpermute: row_id_map got shape [2, 5]", "needs [2, 4]"});

@@ -46,6 +46,17 @@ TEST_P(UnpermuteOverGroupShapes, TakesEveryDtypeAndRowLength) {
   }
 }
 
+TEST_P(UnpermuteOverGroupShapes, AddsAResidualBeforeTheRounding) {
+  for (DType dtype : kPermuteDTypes) {
+    for (int64_t hidden : {1, 300}) {
+      SCOPED_TRACE(testing::Message() << to_string(dtype) << " x " << hidden);
+      UnpermuteCase unpermute(GetParam(), 2, hidden, dtype, true);
+      unpermute.has_residual = true;
+      expect_right_on_both_paths(std::move(unpermute));
+    }
+  }
+}
+
 TEST_P(UnpermuteOverGroupShapes, TakesEveryDtypeOfProbs) {
   for (DType dtype : kGemmDTypes) {
     SCOPED_TRACE(to_string(dtype));

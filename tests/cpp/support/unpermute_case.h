@@ -29,7 +29,9 @@ struct UnpermuteCase {
   Tensor row_id_map;  // [topK, T]
   Tensor probs;       // [T, topK]
   bool has_probs;
-  Tensor output;  // [T, h]
+  Tensor output;    // [T, h]
+  Tensor residual;  // [T, h]
+  bool has_residual = false;
 
   UnpermuteCase(const GroupShape& shape, int64_t topk, int64_t hidden, DType dtype, bool weighted,
                 DType prob_dtype = DType::kFloat32)
@@ -37,7 +39,9 @@ struct UnpermuteCase {
         row_id_map(DType::kInt32, {topk, shape.num_rows()}),
         probs(prob_dtype, {shape.num_rows(), topk}),
         has_probs(weighted),
-        output(dtype, {shape.num_rows(), hidden}) {
+        output(dtype, {shape.num_rows(), hidden}),
+        residual(dtype, {shape.num_rows(), hidden}) {
+    fill_random(residual, 33, -2, 2);
     fill_random(input, 30, -2, 2);
     fill_random(probs, 31, 0, 1);
     row_id_map.fill_integers(random_map(shape, topk, 32));
@@ -47,7 +51,8 @@ struct UnpermuteCase {
     return {.input = input.view(),
             .row_id_map = row_id_map.view(),
             .probs = has_probs ? probs.view() : TensorView{},
-            .output = output.view()};
+            .output = output.view(),
+            .residual = has_residual ? residual.view() : TensorView{}};
   }
 
   Tensor expected() const {
@@ -66,6 +71,7 @@ struct UnpermuteCase {
         const float product = prob * value;
         sum += product;
       }
+      if (has_residual) sum += static_cast<float>(residual.get(i));
       result.set(i, sum);
     }
     return result;

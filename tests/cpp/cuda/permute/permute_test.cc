@@ -61,11 +61,13 @@ INSTANTIATE_TEST_SUITE_P(, CudaUnpermute, testing::ValuesIn(group_shapes()), sha
 
 void expect_right(UnpermuteCase&& unpermute) {
   DeviceTensor input(unpermute.input), map(unpermute.row_id_map), probs(unpermute.probs),
-      output(unpermute.output);
-  run_on_device(UnpermuteProblem{.input = input.view(),
-                                 .row_id_map = map.view(),
-                                 .probs = unpermute.has_probs ? probs.view() : TensorView{},
-                                 .output = output.view()});
+      output(unpermute.output), residual(unpermute.residual);
+  run_on_device(
+      UnpermuteProblem{.input = input.view(),
+                       .row_id_map = map.view(),
+                       .probs = unpermute.has_probs ? probs.view() : TensorView{},
+                       .output = output.view(),
+                       .residual = unpermute.has_residual ? residual.view() : TensorView{}});
   EXPECT_TRUE(same_bits(output.download(), unpermute.expected()));
 }
 
@@ -75,6 +77,17 @@ TEST_P(CudaUnpermute, GivesTheBitsOfTheCpu) {
       SCOPED_TRACE(testing::Message() << to_string(dtype) << " x " << hidden);
       expect_right({GetParam(), 2, hidden, dtype, true});
       expect_right({GetParam(), 3, hidden, dtype, false});
+    }
+  }
+}
+
+TEST_P(CudaUnpermute, AddsAResidualBeforeTheRounding) {
+  for (DType dtype : kPermuteDTypes) {
+    for (int64_t hidden : kHiddenSizes) {
+      SCOPED_TRACE(testing::Message() << to_string(dtype) << " x " << hidden);
+      UnpermuteCase unpermute(GetParam(), 2, hidden, dtype, true);
+      unpermute.has_residual = true;
+      expect_right(std::move(unpermute));
     }
   }
 }
