@@ -381,3 +381,35 @@ def test_calls_that_follow_each_other_without_pause_do_not_overtake(tokens):
         weights = torch.empty(tokens * 4, device="cuda")
         weights[row_id_map] = probs.T.contiguous()
         assert_same_bits(grad, (weights[:, None] * x[token].float()).bfloat16())
+
+
+def test_permute_with_options_is_captured_and_replays_with_another_routing():
+    tokens, top_k, experts = 300, 3, 24
+    x = random_activations(tokens, 64, torch.bfloat16, "cuda")
+    scores = torch.rand(tokens, experts, device="cuda")
+    sizes = torch.tensor([200, 100], device="cuda")
+    order = torch.tensor([1, 0], device="cuda")
+
+    def routed():
+        rows = grouped_gemm.sort_chunks(x, sizes, order).output
+        routing_map = scores >= scores.topk(top_k).values[:, -1:]
+        result = grouped_gemm.moe_permute(
+            rows,
+            routing_map,
+            topk=top_k,
+            probs=scores,
+            align_size=16,
+            capacity=32,
+            drop_policy="probs",
+        )
+        y = grouped_gemm.moe_unpermute(result.permuted, result.row_id_map, residual=rows)
+        return [*result[:5], y]
+
+    graph, captured = capture(routed)
+    for split in ([200, 100], [3, 297]):
+        scores.copy_(torch.rand(tokens, experts))
+        sizes.copy_(torch.tensor(split))
+        graph.replay()
+        torch.cuda.synchronize()
+        for one, other in zip(captured, routed(), strict=True):
+            assert_same_bits(one, other)

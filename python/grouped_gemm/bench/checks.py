@@ -26,6 +26,7 @@ def poison(num_bytes: list[int], device: torch.device) -> None:
 def complaint(case: Case, operands, result, narrow_sums: bool = False) -> str | None:
     """None if ``result`` is a right answer to ``case``, else what is wrong."""
     results = result if isinstance(result, tuple) else (result,)
+    results = [part for part in results if part is not None]  # what was not asked for
     for index, part in enumerate(results):
         if part.dtype.is_floating_point and not _all_finite(part):
             return f"result {index} holds NaN or Inf, or elements that were never written"

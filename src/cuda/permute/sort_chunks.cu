@@ -1,9 +1,9 @@
 // sort_chunks on CUDA: plan and launches. Kernels: chunk_map.cuh; rows and probs
 // move as permute's.
 #include "base/math.h"
+#include "cuda/common/dependent_launch.h"
 #include "cuda/door.h"
 #include "cuda/permute/chunk_map.cuh"
-#include "cuda/common/dependent_launch.h"
 #include "cuda/permute/permute_probs.h"
 #include "cuda/permute/permute_rows.h"
 
