@@ -38,7 +38,7 @@ class CudaPermuteOptions : public OnDevice {};
 // One block, several, and more experts than a table for each warp has room for.
 TEST_F(CudaPermuteOptions, AreRightForFewAndManySlotsAndExperts) {
   for (int64_t experts : {1, 60, 513, 5000}) {
-    for (int64_t num_slots : {3000, 30'000}) {
+    for (int64_t num_slots : {3000, 9000}) {
       std::vector<int64_t> ids(static_cast<size_t>(num_slots));
       Random random(32);
       for (int64_t& id : ids) id = random.below(experts + 1) - 1;

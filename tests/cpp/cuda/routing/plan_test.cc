@@ -98,8 +98,8 @@ TEST_P(RoutePlans, AddSumsInTheSameOrderOnEveryGpu) {
 TEST_P(RoutePlans, GiveEverySequenceItsOwnBlocks) {
   const RoutePlan plan = plan_route(route_problem(16384, 128, 16), GetParam().target());
   EXPECT_EQ(plan.path, Path::kPortable);
-  EXPECT_EQ(plan.pieces_per_sequence, 32);
-  EXPECT_EQ(plan.workspace_bytes, 16 * 32 * (128 + 1) * 4);
+  EXPECT_EQ(plan.pieces_per_sequence, 16);  // 256 blocks in all
+  EXPECT_EQ(plan.workspace_bytes, 16 * 16 * (128 + 1) * 4);
   EXPECT_EQ(plan_route(route_problem(16384, 8, 1024), GetParam().target()).pieces_per_sequence, 1);
   EXPECT_EQ(plan_route(route_problem(0, 8), GetParam().target()).pieces_per_sequence, 0);
 }
