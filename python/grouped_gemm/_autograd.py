@@ -89,15 +89,17 @@ class MoePermute(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, indices, num_experts, probs, *how):
-        permuted, *facts, permuted_probs, permuted_scales = raw._moe_permute(
+        permuted, row_id_map, counts, offs, permuted_probs, permuted_scales = raw._moe_permute(
             x, indices, num_experts, probs, *how
         )
-        ctx.save_for_backward(facts[0])
+        ctx.save_for_backward(row_id_map)
         ctx.topk = _topk_of(indices)
         ctx.probs_shape = None if probs is None else probs.shape
-        facts.append(permuted_scales)
-        ctx.mark_non_differentiable(*facts, *([permuted_probs] if probs is None else []))
-        return permuted, *facts[:3], permuted_probs, permuted_scales
+        if probs is None:
+            ctx.mark_non_differentiable(row_id_map, counts, offs, permuted_scales, permuted_probs)
+        else:
+            ctx.mark_non_differentiable(row_id_map, counts, offs, permuted_scales)
+        return permuted, row_id_map, counts, offs, permuted_probs, permuted_scales
 
     @staticmethod
     @once_differentiable

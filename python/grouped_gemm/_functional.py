@@ -312,9 +312,12 @@ def moe_permute(
     by_probs = _drops_by_probs(drop_policy, probs)
     arguments = (x, indices, num_experts, probs, scales, align_size, capacity, by_probs)
     operator = MoePermute.apply if _needs_grad(x, probs) else raw._moe_permute
-    *facts, permuted_probs, permuted_scales = operator(*arguments)
+    permuted, row_id_map, counts, ends, permuted_probs, permuted_scales = operator(*arguments)
     return MoePermuted(
-        *facts,
+        permuted,
+        row_id_map,
+        counts,
+        ends,
         None if probs is None else permuted_probs,
         None if scales is None else permuted_scales,
     )
