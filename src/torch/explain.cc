@@ -163,7 +163,8 @@ std::string explain_sinkhorn(const Question& q) {
 
 std::string explain_route(const Question& q) {
   const TensorView logits = view(nullptr, operand_dtype(q), {q.tokens, q.experts});
-  RouteProblem problem{.logits = logits};
+  RouteProblem problem;
+  problem.logits = logits;
   problem.options.topk = static_cast<int>(q.topk);
   problem.probs = view(nullptr, DType::kFloat32, {q.tokens, q.topk});
   problem.indices = view(nullptr, DType::kInt32, {q.tokens, q.topk});
@@ -173,7 +174,9 @@ std::string explain_route(const Question& q) {
 
 std::string explain_route_bwd(const Question& q) {
   const TensorView logits = view(nullptr, operand_dtype(q), {q.tokens, q.experts});
-  RouteBwdProblem problem{.logits = logits, .logits_grad = logits};
+  RouteBwdProblem problem;
+  problem.logits = logits;
+  problem.logits_grad = logits;
   problem.options.topk = static_cast<int>(q.topk);
   problem.indices = view(nullptr, DType::kInt32, {q.tokens, q.topk});
   problem.probs_grad = view(nullptr, DType::kFloat32, {q.tokens, q.topk});
