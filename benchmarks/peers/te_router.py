@@ -13,7 +13,7 @@ class FusedRouter:
 
     def available(self, device) -> str | None:
         if device.type != "cuda":
-            return "needs a GPU"
+            return "needs a CUDA device"
         try:
             importlib.import_module(PART).fused_topk_with_score_function  # noqa: B018
         except (ImportError, OSError, RuntimeError, AttributeError) as error:
