@@ -21,22 +21,24 @@ from . import (  # noqa: E402
     ops,
 )
 from ._functional import (  # noqa: E402
-    MoePermuted,
-    RoutedSlots,
     SinkhornInfo,
-    SortedChunks,
     gmm,
     gmm_dgrad,
     gmm_wgrad,
-    moe_permute,
-    moe_unpermute,
-    routing_map_to_indices,
     sinkhorn,
-    sort_chunks,
 )
 from ._grouped_mm import grouped_mm  # noqa: E402
 from ._main_grad import gmm_main_grad  # noqa: E402
 from ._num_sms import get_num_sms, set_num_sms  # noqa: E402
+from ._permutation import (  # noqa: E402
+    MoePermuted,
+    RoutedSlots,
+    SortedChunks,
+    moe_permute,
+    moe_unpermute,
+    routing_map_to_indices,
+    sort_chunks,
+)
 from ._routing import (  # noqa: E402
     MoeRouted,
     moe_route,

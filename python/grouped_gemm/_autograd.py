@@ -1,7 +1,7 @@
 """The autograd Functions: each puts raw operators together with their gradients.
 
-Called by ``ops`` (drop-in surface) and ``_functional`` (native surface), which
-check arguments in Python where the message needs Python's words; everything
+Called by ``ops`` (drop-in surface) and by ``_functional``, ``_permutation`` and ``_routing``
+(native surface), which check arguments in Python where the message needs Python's words; everything
 else is checked by the operators (src/core). Gradients of gradients are refused:
 no backward here is differentiable.
 """

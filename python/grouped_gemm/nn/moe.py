@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple, overload
 import torch
 from torch import Tensor, nn
 
-from .._functional import moe_permute, moe_unpermute
+from .._permutation import moe_permute, moe_unpermute
 from .._routing import MoeRouted, ScoreFunction, router_load_balancing_loss, router_z_loss
 from .checkpoint import fuse_experts
 from .experts import Activation, Experts

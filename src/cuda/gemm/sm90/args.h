@@ -40,7 +40,7 @@ struct KGroupedArgs {
   CUtensorMap left;               // [T, out_rows], the overlapping view of tensor_maps.cc
   CUtensorMap right;              // [T, out_columns], such a view, too
   CUtensorMap out;                // [E, out_rows, out_columns]
-  CUtensorMap out_columns_ahead;  // the same, in boxes of a tile\'s 128 rows
+  CUtensorMap out_columns_ahead;  // the same, in boxes of a tile's 128 rows
   DeviceGroups groups;
   TileClasses classes;
   int num_rows;  // T

@@ -31,8 +31,9 @@ __device__ __forceinline__ uint32_t swizzled(int row, int chunk) {
   return row * kRowBytes + ((chunk ^ (row & 7)) << 4);
 }
 
-// A warp's way to global memory, there stored or added: fill() one slab while the copy engine reads
-// the other, then send() it, best a k-block later, since the fence waits for the fill.
+// A warp's way to global memory, there stored or added: fill() one slab while the copy
+// engine reads the other, then send() it, best a k-block later, since the fence waits
+// for the fill.
 template <bool kAdds = false>
 struct SlabWriter {
   static constexpr int kSlabs = KGroupedWide::kSlabs;

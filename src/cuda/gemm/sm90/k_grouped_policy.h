@@ -7,19 +7,18 @@
 
 namespace gg::cuda::sm90 {
 
-// 128 rows of out x at most 256 columns; so far the only policy. H200, 2026-11-22,
+// 128 rows of out x at most 256 columns; the general policy. H200, 2026-11-22,
 // gemm_k prototype, bf16, four shapes: level with ping-pong 128 x 192 (better at 512
 // rows a group, worse at N = 2880), ping-pong 128 x 128 10 % slower; dynamic claims
 // +5 % on random sizes; cluster of 2 +3 %, left out for its complexity.
-// Missing: policies for groups of a few rows, and for fp32 outputs.
+// Missing: a policy for fp32 outputs of few rows a group, bound by shared memory.
 struct KGroupedWide {
-  static constexpr int kTileRows = 128;     // two consumer warpgroups of 64
-  static constexpr int kTileColumns = 256;  // at most; out's columns are cut into equal tiles
-  static constexpr int kColumnStep = 64;    // granularity of a tile's width: a box
-  static constexpr int kTileK = 64;         // token rows in a stage
-  static constexpr int kStages = 4;         // k-blocks in shared memory
-  static constexpr int kClaimLead = 4;      // k-blocks before its end that a tile claims the next
-
+  static constexpr int kTileRows = 128;       // two consumer warpgroups of 64
+  static constexpr int kTileColumns = 256;    // at most; out's columns are cut into equal tiles
+  static constexpr int kColumnStep = 64;      // granularity of a tile's width: a box
+  static constexpr int kTileK = 64;           // token rows in a stage
+  static constexpr int kStages = 4;           // k-blocks in shared memory
+  static constexpr int kClaimLead = 4;        // k-blocks before its end that a tile claims the next
   static constexpr int kSlabs = 2;            // of 2 KB, for each of eight warps
   static constexpr bool kHasCourier = false;  // k_grouped_add_epilogue.cuh
 
