@@ -21,10 +21,11 @@ namespace gg {
 // with the output's gradient as tokens. Rows past the last group become zeros.
 // fp32 accumulation (fp64 for fp64).
 struct GmmProblem {
-  TensorView tokens{};   // [T, K]
-  TensorView weights{};  // [E, N, K], the tokens' dtype
-  GroupSizes groups{};   // E groups of rows
-  TensorView out{};      // [T, N], the tokens' dtype or fp32
+  TensorView tokens{};      // [T, K]
+  TensorView weights{};     // [E, N, K], the tokens' dtype
+  GroupSizes groups{};      // E groups of rows
+  TensorView out{};         // [T, N], the tokens' dtype or fp32
+  bool allow_tf32 = false;  // fp32 operands may be rounded to tf32's 11 bits for tensor cores
 };
 
 // K-grouped: out[e] = sum over the rows t of group e of dy[t] outer x[t].
@@ -35,6 +36,7 @@ struct GmmWgradProblem {
   GroupSizes groups{};      // E groups of rows; rows past the last are ignored
   TensorView out{};         // [E, N, K], dy's dtype or fp32
   bool accumulate = false;  // out += instead of out =
+  bool allow_tf32 = false;  // as above
 };
 
 // How a path runs a problem: one row of its closed menu.

@@ -11,6 +11,8 @@ from __future__ import annotations
 import torch
 from torch.autograd.function import once_differentiable
 
+from ._precision import allows_tf32
+
 raw = torch.ops.grouped_gemm
 
 
@@ -22,18 +24,19 @@ class GroupedGemm(torch.autograd.Function):
         ctx.save_for_backward(a, b, batch_sizes)
         ctx.trans_b = trans_b
         ctx.cumulative = cumulative
-        return raw._gmm(a, b, batch_sizes, cumulative, trans_b, out_dtype)
+        return raw._gmm(a, b, batch_sizes, cumulative, trans_b, out_dtype, allows_tf32(a))
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
         a, b, sizes = ctx.saved_tensors
         grad = grad.to(a.dtype)
+        tf32 = allows_tf32(a)
         a_grad = b_grad = None
         if ctx.needs_input_grad[0]:
-            a_grad = raw._gmm(grad, b, sizes, ctx.cumulative, not ctx.trans_b, None)
+            a_grad = raw._gmm(grad, b, sizes, ctx.cumulative, not ctx.trans_b, None, tf32)
         if ctx.needs_input_grad[1]:
-            b_grad = raw._gmm_wgrad(a, grad, sizes, ctx.cumulative, ctx.trans_b, None)
+            b_grad = raw._gmm_wgrad(a, grad, sizes, ctx.cumulative, ctx.trans_b, None, tf32)
         return a_grad, b_grad, None, None, None, None
 
 
@@ -44,18 +47,19 @@ class GroupedGemmWgrad(torch.autograd.Function):
     def forward(ctx, a, dy, sizes, cumulative, out_dtype):
         ctx.save_for_backward(a, dy, sizes)
         ctx.cumulative = cumulative
-        return raw._gmm_wgrad(a, dy, sizes, cumulative, False, out_dtype)
+        return raw._gmm_wgrad(a, dy, sizes, cumulative, False, out_dtype, allows_tf32(a))
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
         a, dy, sizes = ctx.saved_tensors
         grad = grad.to(a.dtype)
+        tf32 = allows_tf32(a)
         a_grad = dy_grad = None
         if ctx.needs_input_grad[0]:
-            a_grad = raw._gmm(dy, grad, sizes, ctx.cumulative, True, None)
+            a_grad = raw._gmm(dy, grad, sizes, ctx.cumulative, True, None, tf32)
         if ctx.needs_input_grad[1]:
-            dy_grad = raw._gmm(a, grad, sizes, ctx.cumulative, False, None)
+            dy_grad = raw._gmm(a, grad, sizes, ctx.cumulative, False, None, tf32)
         return a_grad, dy_grad, None, None, None
 
 

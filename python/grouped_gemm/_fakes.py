@@ -15,24 +15,24 @@ def _rows(x: torch.Tensor, num_rows: int) -> torch.Tensor:
 
 
 @register_fake("grouped_gemm::_gmm")
-def _(a, b, sizes, cumulative, trans_b, out_dtype=None):
+def _(a, b, sizes, cumulative, trans_b, out_dtype=None, allow_tf32=False):
     num_n = b.shape[1] if trans_b else b.shape[2]
     return a.new_empty((a.shape[0], num_n), dtype=out_dtype or a.dtype)
 
 
 @register_fake("grouped_gemm::_gmm_out")
-def _(a, b, sizes, cumulative, trans_b, out):
+def _(a, b, sizes, cumulative, trans_b, out, allow_tf32=False):
     return None
 
 
 @register_fake("grouped_gemm::_gmm_wgrad")
-def _(a, dy, sizes, cumulative, trans_b, out_dtype=None):
+def _(a, dy, sizes, cumulative, trans_b, out_dtype=None, allow_tf32=False):
     shape = (dy.shape[1], a.shape[1]) if trans_b else (a.shape[1], dy.shape[1])
     return a.new_empty((sizes.shape[0], *shape), dtype=out_dtype or a.dtype)
 
 
 @register_fake("grouped_gemm::_gmm_wgrad_out")
-def _(a, dy, sizes, cumulative, trans_b, out, accumulate):
+def _(a, dy, sizes, cumulative, trans_b, out, accumulate, allow_tf32=False):
     return None
 
 

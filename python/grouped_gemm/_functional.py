@@ -17,6 +17,7 @@ from torch.autograd import forward_ad
 
 from ._autograd import GroupedGemm, GroupedGemmWgrad
 from ._errors import speaks_for_itself
+from ._precision import allows_tf32
 
 raw = torch.ops.grouped_gemm
 
@@ -99,8 +100,10 @@ def gmm(
         out_dtype: dtype of the result, a's (default) or float32.
 
     Returns:
-        [T, N], differentiable in ``a`` and ``b``. Accumulated in fp32. Empty groups
-        contribute no rows; rows past the last group are zeros, with zero gradients.
+        [T, N], differentiable in ``a`` and ``b``. Accumulated in fp32; fp32 operands on
+        a GPU are rounded to tf32 where PyTorch's own switch allows it
+        (:func:`torch.set_float32_matmul_precision`), here and in the gradients. Empty
+        groups contribute no rows; rows past the last group are zeros, with zero gradients.
 
     Raises:
         ValueError: both or neither of ``batch_sizes`` and ``offs``.
@@ -114,11 +117,11 @@ def gmm(
         _refuse_grad("gmm", a, b, out)
         if out_dtype is not None and out_dtype != out.dtype:
             raise ValueError(f"gmm: out_dtype got {out_dtype}; needs out's dtype, {out.dtype}")
-        raw._gmm_out(a, b, sizes, cumulative, trans_b, out)
+        raw._gmm_out(a, b, sizes, cumulative, trans_b, out, allows_tf32(a))
         return _was_written(out)
     if _needs_grad(a, b):
         return GroupedGemm.apply(a, b, sizes, trans_b, cumulative, out_dtype)
-    return raw._gmm(a, b, sizes, cumulative, trans_b, out_dtype)
+    return raw._gmm(a, b, sizes, cumulative, trans_b, out_dtype, allows_tf32(a))
 
 
 @speaks_for_itself(a="dy")
@@ -182,11 +185,11 @@ def gmm_wgrad(
             if trans_b:
                 return GroupedGemmWgrad.apply(dy, a, sizes, cumulative, out_dtype)
             return GroupedGemmWgrad.apply(a, dy, sizes, cumulative, out_dtype)
-        return raw._gmm_wgrad(a, dy, sizes, cumulative, trans_b, out_dtype)
+        return raw._gmm_wgrad(a, dy, sizes, cumulative, trans_b, out_dtype, allows_tf32(a))
     _refuse_grad("gmm_wgrad", a, dy, out)
     if out_dtype is not None and out_dtype != out.dtype:
         raise ValueError(f"gmm_wgrad: out_dtype got {out_dtype}; needs out's dtype, {out.dtype}")
-    raw._gmm_wgrad_out(a, dy, sizes, cumulative, trans_b, out, accumulate)
+    raw._gmm_wgrad_out(a, dy, sizes, cumulative, trans_b, out, accumulate, allows_tf32(a))
     return _was_written(out)
 
 

@@ -11,6 +11,7 @@ from torch.autograd.function import once_differentiable
 from ._autograd import raw
 from ._errors import speaks_for_itself
 from ._functional import _operand, _sizes
+from ._precision import allows_tf32
 
 
 def follows_main_grad(weight: torch.Tensor) -> bool:
@@ -27,7 +28,7 @@ class GroupedGemmMainGrad(torch.autograd.Function):
         ctx.weight = weight  # the parameter itself: main_grad is its attribute
         ctx.version = weight._version
         ctx.trans_b, ctx.cumulative = trans_b, cumulative
-        return raw._gmm(a, weight, sizes, cumulative, trans_b, None)
+        return raw._gmm(a, weight, sizes, cumulative, trans_b, None, allows_tf32(a))
 
     @staticmethod
     @once_differentiable
@@ -39,11 +40,14 @@ class GroupedGemmMainGrad(torch.autograd.Function):
                 "gmm_main_grad: weight was changed in place between forward and backward; needs "
                 "the values of the forward; step the optimizer after backward"
             )
+        tf32 = allows_tf32(a)
         a_grad = dummy = None
         if ctx.needs_input_grad[0]:
-            a_grad = raw._gmm(grad, weight, sizes, ctx.cumulative, not ctx.trans_b, None)
+            a_grad = raw._gmm(grad, weight, sizes, ctx.cumulative, not ctx.trans_b, None, tf32)
         if ctx.needs_input_grad[1]:
-            raw._gmm_wgrad_out(a, grad, sizes, ctx.cumulative, ctx.trans_b, weight.main_grad, True)
+            raw._gmm_wgrad_out(
+                a, grad, sizes, ctx.cumulative, ctx.trans_b, weight.main_grad, True, tf32
+            )
             dummy = _dummy_grad(weight)
         return a_grad, dummy, None, None, None
 

@@ -9,6 +9,7 @@ import torch
 
 from ._functional import _was_written, raw
 from ._functional import sinkhorn as _sinkhorn
+from ._precision import allows_tf32
 
 
 @torch.no_grad()
@@ -32,12 +33,12 @@ def gmm(
         )
     if trans_a:
         if c is None:
-            return raw._gmm_wgrad(a, b, batch_sizes, False, False, None)
-        raw._gmm_wgrad_out(a, b, batch_sizes, False, False, c, False)
+            return raw._gmm_wgrad(a, b, batch_sizes, False, False, None, allows_tf32(a))
+        raw._gmm_wgrad_out(a, b, batch_sizes, False, False, c, False, allows_tf32(a))
         return _was_written(c)
     if c is None:
-        return raw._gmm(a, b, batch_sizes, False, trans_b, None)
-    raw._gmm_out(a, b, batch_sizes, False, trans_b, c)
+        return raw._gmm(a, b, batch_sizes, False, trans_b, None, allows_tf32(a))
+    raw._gmm_out(a, b, batch_sizes, False, trans_b, c, allows_tf32(a))
     return _was_written(c)
 
 

@@ -1,6 +1,8 @@
 // gmm (M-grouped) and gmm_wgrad (K-grouped): validate, choose a path, plan, run.
 #include "grouped_gemm/gmm.h"
 
+#include <iterator>
+
 #include "base/check.h"
 #include "core/path.h"
 #include "core/validate.h"
@@ -110,13 +112,27 @@ void validate(const GmmWgradProblem& problem, const Target& target) {
                        problem.dy.size(0), target);
 }
 
-// Why path sm90 is not taken: the device is another, or the problem is none for
-// it. Empty on the CPU, and where sm90 can run the problem.
+// Best first. Which device runs which: path.cc.
+constexpr Path kMenu[] = {Path::kParallel, Path::kReference, Path::kSm90, Path::kPortable};
+
+// The path, and why it is not the device's best one. What a path refuses is asked only
+// where the device could run it.
 template <typename Problem>
-std::string_view sm90_refusal(const Problem& problem, const Target& target) {
-  if (target.kind == Target::Kind::kCpu) return {};
-  if (!core::runs_on(Path::kSm90, target)) return "path sm90 needs compute capability 9.0";
-  return cuda::sm90_refusal(problem, target.limits);
+void set_path(const char* op, GmmPlan& plan, const Problem& problem, const Target& target) {
+  core::Refusal refusals[std::size(kMenu)] = {};
+  for (size_t i = 0; i < std::size(kMenu); ++i) {
+    refusals[i].path = kMenu[i];
+    if (target.kind == Target::Kind::kCpu || !core::runs_on(kMenu[i], target)) continue;
+    refusals[i].reason = cuda::gmm_refusal(kMenu[i], problem, target.limits);
+  }
+  plan.path = core::choose_path(op, target, kMenu, refusals);
+  if (target.force_path != Path::kAuto) return;
+  for (const core::Refusal& refusal : refusals) {
+    if (refusal.path == plan.path) return;
+    if (refusal.reason.empty()) continue;
+    plan.because = refusal.reason;
+    return;
+  }
 }
 
 DeviceLimits granted(const Target& target) {
@@ -130,11 +146,7 @@ DeviceLimits granted(const Target& target) {
 GmmPlan plan_gmm(const GmmProblem& problem, const Target& target) {
   validate(problem, target);
   GmmPlan plan;
-  const core::Refusal sm90{Path::kSm90, sm90_refusal(problem, target)};
-  plan.path = core::choose_path(
-      kGmm, target, {Path::kParallel, Path::kReference, Path::kSm90, Path::kPortable}, sm90);
-  const bool is_forced = target.force_path != Path::kAuto;
-  if (plan.path != Path::kSm90 && !is_forced) plan.because = sm90.reason;
+  set_path(kGmm, plan, problem, target);
   if (target.kind == Target::Kind::kCuda) cuda::plan_gmm(plan, problem, granted(target));
   return plan;
 }
@@ -143,11 +155,7 @@ GmmPlan plan_gmm_wgrad(const GmmWgradProblem& problem, const Target& target) {
   validate(problem, target);
   GmmPlan plan;
   plan.k_grouped = true;
-  const core::Refusal sm90{Path::kSm90, sm90_refusal(problem, target)};
-  plan.path = core::choose_path(
-      kWgrad, target, {Path::kParallel, Path::kReference, Path::kSm90, Path::kPortable}, sm90);
-  const bool is_forced = target.force_path != Path::kAuto;
-  if (plan.path != Path::kSm90 && !is_forced) plan.because = sm90.reason;
+  set_path(kWgrad, plan, problem, target);
   if (target.kind == Target::Kind::kCuda) cuda::plan_gmm_wgrad(plan, problem, granted(target));
   return plan;
 }

@@ -68,7 +68,7 @@ Path forced_path(const char* op, const Target& target) {
   return Path::kAuto;
 }
 
-bool contains(std::initializer_list<Path> menu, Path path) {
+bool contains(std::span<const Path> menu, Path path) {
   for (Path entry : menu) {
     if (entry == path) return true;
   }
@@ -88,10 +88,13 @@ bool runs_on(Path path, const Target& target) {
   return is_path_of(path, target.kind) && includes(row_of(path), target.limits.compute_capability);
 }
 
-Path choose_path(const char* op, const Target& target, std::initializer_list<Path> menu,
-                 const Refusal& refusal) {
-  const auto is_refused = [&](Path path) {
-    return path == refusal.path && !refusal.reason.empty();
+Path choose_path(const char* op, const Target& target, std::span<const Path> menu,
+                 std::span<const Refusal> refusals) {
+  const auto refusal_of = [&](Path path) {
+    for (const Refusal& refusal : refusals) {
+      if (refusal.path == path) return refusal.reason;
+    }
+    return std::string_view{};
   };
   const Path forced = forced_path(op, target);
   const bool on_cuda = target.kind == Target::Kind::kCuda;
@@ -103,13 +106,13 @@ Path choose_path(const char* op, const Target& target, std::initializer_list<Pat
                "; needs ", row.min_compute_capability / 10, ".", row.min_compute_capability % 10,
                row.min_compute_capability == row.max_compute_capability ? "" : " or more",
                "; unset GG_FORCE_PATH");
-    GG_REQUIRE(!is_refused(forced), op, ": forced path ", to_string(forced),
-               " got a problem that it cannot run: ", refusal.reason,
+    GG_REQUIRE(refusal_of(forced).empty(), op, ": forced path ", to_string(forced),
+               " got a problem that it cannot run: ", refusal_of(forced),
                "; needs another path; unset GG_FORCE_PATH");
     return forced;
   }
   for (Path path : menu) {
-    if (runs_on(path, target) && !is_refused(path)) return path;
+    if (runs_on(path, target) && refusal_of(path).empty()) return path;
   }
   GG_REQUIRE(false, op, ": got a ", on_cuda ? "CUDA" : "CPU", " device of compute capability ",
              target.limits.compute_capability / 10, ".", target.limits.compute_capability % 10,

@@ -2,7 +2,7 @@
 // answer is a row of the table in path.cc. Called by every plan function.
 #pragma once
 
-#include <initializer_list>
+#include <span>
 #include <string_view>
 
 #include "grouped_gemm/types.h"
@@ -15,6 +15,9 @@ struct Refusal {
   std::string_view reason;
 };
 
+// Of the operators with one implementation for each kind of device, best first.
+inline constexpr Path kPlainMenu[] = {Path::kParallel, Path::kReference, Path::kPortable};
+
 // Whether a path is one of this kind of device, and may run on the target.
 bool is_path_of(Path path, Target::Kind kind);
 bool runs_on(Path path, const Target& target);
@@ -24,7 +27,7 @@ bool runs_on(Path path, const Target& target);
 // path of the other kind of device is ignored, so that one variable can force a
 // GPU path while CPU operators go on. A path refused for this problem is passed
 // over, and an error where it is forced. Throws Error where nothing fits.
-Path choose_path(const char* op, const Target& target, std::initializer_list<Path> menu,
-                 const Refusal& refusal = {Path::kAuto, {}});
+Path choose_path(const char* op, const Target& target, std::span<const Path> menu,
+                 std::span<const Refusal> refusals = {});
 
 }  // namespace gg::core

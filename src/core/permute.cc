@@ -128,7 +128,7 @@ int64_t max_permuted_rows(const PermuteProblem& problem) {
 PermutePlan plan_permute(const PermuteProblem& problem, const Target& target) {
   validate(problem);
   PermutePlan plan;
-  plan.path = core::choose_path(kOp, target, {Path::kParallel, Path::kReference, Path::kPortable});
+  plan.path = core::choose_path(kOp, target, core::kPlainMenu);
   if (target.kind == Target::Kind::kCpu) {
     plan.workspace_bytes = cpu::permute_workspace_bytes(problem);
   } else {

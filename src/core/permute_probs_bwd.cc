@@ -36,8 +36,7 @@ void validate(const PermuteProbsBwdProblem& problem) {
 PermuteProbsBwdPlan plan_permute_probs_bwd(const PermuteProbsBwdProblem& problem,
                                            const Target& target) {
   validate(problem);
-  return {.path =
-              core::choose_path(kOp, target, {Path::kParallel, Path::kReference, Path::kPortable})};
+  return {.path = core::choose_path(kOp, target, core::kPlainMenu)};
 }
 
 void run(const PermuteProbsBwdPlan& plan, const PermuteProbsBwdProblem& problem,

@@ -130,8 +130,7 @@ void validate(const RouteBwdProblem& p, const Target& target) {
 RoutePlan plan_route(const RouteProblem& problem, const Target& target) {
   validate(problem, target);
   RoutePlan plan;
-  plan.path =
-      core::choose_path(kForward, target, {Path::kParallel, Path::kReference, Path::kPortable});
+  plan.path = core::choose_path(kForward, target, core::kPlainMenu);
   if (target.kind == Target::Kind::kCpu) {
     cpu::plan_route(plan, problem);
   } else {
@@ -143,8 +142,7 @@ RoutePlan plan_route(const RouteProblem& problem, const Target& target) {
 RoutePlan plan_route_bwd(const RouteBwdProblem& problem, const Target& target) {
   validate(problem, target);
   RoutePlan plan;
-  plan.path =
-      core::choose_path(kBackward, target, {Path::kParallel, Path::kReference, Path::kPortable});
+  plan.path = core::choose_path(kBackward, target, core::kPlainMenu);
   if (target.kind == Target::Kind::kCuda) cuda::plan_route_bwd(plan, problem);
   return plan;
 }

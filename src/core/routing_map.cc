@@ -30,8 +30,7 @@ void validate(const RoutingMapProblem& problem) {
 
 RoutingMapPlan plan_routing_map(const RoutingMapProblem& problem, const Target& target) {
   validate(problem);
-  return {.path =
-              core::choose_path(kOp, target, {Path::kParallel, Path::kReference, Path::kPortable})};
+  return {.path = core::choose_path(kOp, target, core::kPlainMenu)};
 }
 
 void run(const RoutingMapPlan& plan, const RoutingMapProblem& problem, Workspace workspace,

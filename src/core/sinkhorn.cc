@@ -45,7 +45,7 @@ void validate(const SinkhornProblem& problem, const Target& target) {
 SinkhornPlan plan_sinkhorn(const SinkhornProblem& problem, const Target& target) {
   validate(problem, target);
   SinkhornPlan plan;
-  plan.path = core::choose_path(kOp, target, {Path::kParallel, Path::kReference, Path::kPortable});
+  plan.path = core::choose_path(kOp, target, core::kPlainMenu);
   if (target.kind == Target::Kind::kCpu) {
     plan.workspace_bytes = cpu::sinkhorn_workspace_bytes(problem);
   } else {

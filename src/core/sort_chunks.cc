@@ -67,7 +67,7 @@ void validate(const SortChunksProblem& problem, const Target& target) {
 SortChunksPlan plan_sort_chunks(const SortChunksProblem& problem, const Target& target) {
   validate(problem, target);
   SortChunksPlan plan;
-  plan.path = core::choose_path(kOp, target, {Path::kParallel, Path::kReference, Path::kPortable});
+  plan.path = core::choose_path(kOp, target, core::kPlainMenu);
   if (target.kind == Target::Kind::kCuda) {
     cuda::plan_sort_chunks(plan, problem);
   } else {

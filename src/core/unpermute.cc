@@ -89,7 +89,7 @@ template <typename Problem>
 UnpermutePlan plan_with(const char* op, const Problem& problem, const Target& target) {
   validate(problem);
   UnpermutePlan plan;
-  plan.path = core::choose_path(op, target, {Path::kParallel, Path::kReference, Path::kPortable});
+  plan.path = core::choose_path(op, target, core::kPlainMenu);
   return plan;
 }
 

@@ -20,8 +20,10 @@ int driver_version() { return 0; }
 int num_devices() { return 0; }
 DeviceLimits device_limits(int) { refuse("device_limits"); }
 
-std::string_view sm90_refusal(const GmmProblem&, const DeviceLimits&) { refuse("gmm"); }
-std::string_view sm90_refusal(const GmmWgradProblem&, const DeviceLimits&) { refuse("gmm_wgrad"); }
+std::string_view gmm_refusal(Path, const GmmProblem&, const DeviceLimits&) { refuse("gmm"); }
+std::string_view gmm_refusal(Path, const GmmWgradProblem&, const DeviceLimits&) {
+  refuse("gmm_wgrad");
+}
 void plan_permute(PermutePlan&, const PermuteProblem&, const DeviceLimits&) { refuse("permute"); }
 void plan_unpermute(UnpermutePlan&, const UnpermuteProblem&) { refuse("unpermute"); }
 void plan_unpermute_bwd(UnpermutePlan&, const UnpermuteBwdProblem&) { refuse("unpermute_bwd"); }

@@ -21,10 +21,10 @@ int driver_version();                          // 13000 for 13.0; 0 where there 
 int num_devices();                             // 0 where there is none, or no driver
 DeviceLimits device_limits(int device_index);  // throws Error where it cannot be used
 
-// Why path sm90 cannot run a problem on a device of its compute capability: a
+// Why a path cannot run a problem on a device of its compute capability: a
 // clause that lives on; empty where it can. Reads values only.
-std::string_view sm90_refusal(const GmmProblem& problem, const DeviceLimits& limits);
-std::string_view sm90_refusal(const GmmWgradProblem& problem, const DeviceLimits& limits);
+std::string_view gmm_refusal(Path path, const GmmProblem& problem, const DeviceLimits& limits);
+std::string_view gmm_refusal(Path path, const GmmWgradProblem& problem, const DeviceLimits& limits);
 
 // Completes a plan whose path is one of CUDA's: policy, grid, workspace.
 void plan_permute(PermutePlan& plan, const PermuteProblem& problem, const DeviceLimits& limits);

@@ -30,6 +30,7 @@ struct GroupedGemmQuestion {
   int64_t topk;
   int64_t trans_b;     // weights lie as [E, N, K], else as [E, K, N]
   int64_t accumulate;  // wgrad: += instead of =
+  int64_t allow_tf32;  // of float32 operands
   int64_t has_probs;
   int64_t device_index;        // >= 0: a CUDA device of this machine, its own limits
   int64_t compute_capability;  // else: 90 for 9.0, with the limits below; 0 is the CPU
@@ -90,7 +91,8 @@ std::string explain_gmm(const Question& q) {
   const GmmProblem problem{.tokens = view(nullptr, operand_dtype(q), {q.tokens, q.k}),
                            .weights = matrices(q, operand_dtype(q)),
                            .groups = groups_of(q, target, storage),
-                           .out = view(nullptr, result_dtype(q), {q.tokens, q.n})};
+                           .out = view(nullptr, result_dtype(q), {q.tokens, q.n}),
+                           .allow_tf32 = q.allow_tf32 != 0};
   return to_string(plan_gmm(problem, target));
 }
 
@@ -100,7 +102,8 @@ std::string explain_gmm_dgrad(const Question& q) {
   const GmmProblem problem{.tokens = view(nullptr, operand_dtype(q), {q.tokens, q.n}),
                            .weights = transposed(matrices(q, operand_dtype(q))),
                            .groups = groups_of(q, target, storage),
-                           .out = view(nullptr, result_dtype(q), {q.tokens, q.k})};
+                           .out = view(nullptr, result_dtype(q), {q.tokens, q.k}),
+                           .allow_tf32 = q.allow_tf32 != 0};
   return to_string(plan_gmm(problem, target));
 }
 
@@ -111,7 +114,8 @@ std::string explain_gmm_wgrad(const Question& q) {
                                 .tokens = view(nullptr, operand_dtype(q), {q.tokens, q.k}),
                                 .groups = groups_of(q, target, storage),
                                 .out = matrices(q, result_dtype(q)),
-                                .accumulate = q.accumulate != 0};
+                                .accumulate = q.accumulate != 0,
+                                .allow_tf32 = q.allow_tf32 != 0};
   return to_string(plan_gmm_wgrad(problem, target));
 }
 

@@ -49,10 +49,11 @@ GmmWgradProblem wgrad_problem(const Device& device, const Tensor& a, const Tenso
 }  // namespace
 
 Tensor gmm(Tensor a, Tensor b, Tensor sizes, bool cumulative, bool trans_b,
-           std::optional<ScalarType> out_dtype) {
+           std::optional<ScalarType> out_dtype, bool allow_tf32) {
   const Device device("gmm", "a", a);
   sizes = contiguous(sizes);
   GmmProblem problem = gmm_problem(device, a, b, sizes, cumulative, trans_b);
+  problem.allow_tf32 = allow_tf32;
   GG_REQUIRE(problem.tokens.rank == 2, "gmm: a got ", problem.tokens.rank,
              " dimensions; needs 2, [tokens, K]");
   const DType dtype = result_dtype("gmm", out_dtype, problem.tokens.dtype);
@@ -63,20 +64,23 @@ Tensor gmm(Tensor a, Tensor b, Tensor sizes, bool cumulative, bool trans_b,
   return out;
 }
 
-void gmm_out(Tensor a, Tensor b, Tensor sizes, bool cumulative, bool trans_b, Tensor out) {
+void gmm_out(Tensor a, Tensor b, Tensor sizes, bool cumulative, bool trans_b, Tensor out,
+             bool allow_tf32) {
   const Device device("gmm", "a", a);
   device.require_same("out", out);
   sizes = contiguous(sizes);
   GmmProblem problem = gmm_problem(device, a, b, sizes, cumulative, trans_b);
+  problem.allow_tf32 = allow_tf32;
   problem.out = to_view("gmm", "out", out);
   run_on(device, a, plan_gmm(problem, device.target()), problem);
 }
 
 Tensor gmm_wgrad(Tensor a, Tensor dy, Tensor sizes, bool cumulative, bool trans_b,
-                 std::optional<ScalarType> out_dtype) {
+                 std::optional<ScalarType> out_dtype, bool allow_tf32) {
   const Device device("gmm_wgrad", "a", a);
   sizes = contiguous(sizes);
   GmmWgradProblem problem = wgrad_problem(device, a, dy, sizes, cumulative);
+  problem.allow_tf32 = allow_tf32;
   GG_REQUIRE(problem.tokens.rank == 2 && problem.dy.rank == 2, "gmm_wgrad: a and dy got ",
              problem.tokens.rank, " and ", problem.dy.rank,
              " dimensions; need 2 each, [tokens, K] and [tokens, N]");
@@ -96,11 +100,12 @@ Tensor gmm_wgrad(Tensor a, Tensor dy, Tensor sizes, bool cumulative, bool trans_
 }
 
 void gmm_wgrad_out(Tensor a, Tensor dy, Tensor sizes, bool cumulative, bool trans_b, Tensor out,
-                   bool accumulate) {
+                   bool accumulate, bool allow_tf32) {
   const Device device("gmm_wgrad", "a", a);
   device.require_same("out", out);
   sizes = contiguous(sizes);
   GmmWgradProblem problem = wgrad_problem(device, a, dy, sizes, cumulative);
+  problem.allow_tf32 = allow_tf32;
   const TensorView out_view = to_view("gmm_wgrad", "out", out);
   GG_REQUIRE(out_view.rank == 3, "gmm_wgrad: out got ", out_view.rank,
              " dimensions; needs 3, one matrix for each group");

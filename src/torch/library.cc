@@ -9,20 +9,21 @@
 
 STABLE_TORCH_LIBRARY(grouped_gemm, m) {
   // a [T,K]; b [E,K,N], or [E,N,K] with trans_b; sizes [E] int32 or int64, on
-  // a's device or the CPU: row counts, or their cumulative ends. -> [T,N]
+  // a's device or the CPU: row counts, or their cumulative ends; allow_tf32 of
+  // fp32 operands (python/grouped_gemm/_precision.py). -> [T,N]
   m.def(
       "_gmm(Tensor a, Tensor b, Tensor sizes, bool cumulative, bool trans_b, "
-      "ScalarType? out_dtype) -> Tensor");
+      "ScalarType? out_dtype, bool allow_tf32=False) -> Tensor");
   m.def(
       "_gmm_out(Tensor a, Tensor b, Tensor sizes, bool cumulative, bool trans_b, "
-      "Tensor(a!) out) -> ()");
+      "Tensor(a!) out, bool allow_tf32=False) -> ()");
   // a [T,K], dy [T,N] -> [E,K,N], or [E,N,K] with trans_b.
   m.def(
       "_gmm_wgrad(Tensor a, Tensor dy, Tensor sizes, bool cumulative, bool trans_b, "
-      "ScalarType? out_dtype) -> Tensor");
+      "ScalarType? out_dtype, bool allow_tf32=False) -> Tensor");
   m.def(
       "_gmm_wgrad_out(Tensor a, Tensor dy, Tensor sizes, bool cumulative, bool trans_b, "
-      "Tensor(a!) out, bool accumulate) -> ()");
+      "Tensor(a!) out, bool accumulate, bool allow_tf32=False) -> ()");
   // x [T,h], indices [T,topK] or [T]; num_out_tokens 0 means all slots.
   // -> permuted rows, row_id_map int32 [topK * T]
   m.def("_permute(Tensor x, Tensor indices, int num_out_tokens) -> (Tensor, Tensor)");

@@ -18,12 +18,13 @@ void run_on(const Device& device, const Tensor& like, const Plan& plan, const Pr
 }
 
 Tensor gmm(Tensor a, Tensor b, Tensor sizes, bool cumulative, bool trans_b,
-           std::optional<ScalarType> out_dtype);
-void gmm_out(Tensor a, Tensor b, Tensor sizes, bool cumulative, bool trans_b, Tensor out);
+           std::optional<ScalarType> out_dtype, bool allow_tf32);
+void gmm_out(Tensor a, Tensor b, Tensor sizes, bool cumulative, bool trans_b, Tensor out,
+             bool allow_tf32);
 Tensor gmm_wgrad(Tensor a, Tensor dy, Tensor sizes, bool cumulative, bool trans_b,
-                 std::optional<ScalarType> out_dtype);
+                 std::optional<ScalarType> out_dtype, bool allow_tf32);
 void gmm_wgrad_out(Tensor a, Tensor dy, Tensor sizes, bool cumulative, bool trans_b, Tensor out,
-                   bool accumulate);
+                   bool accumulate, bool allow_tf32);
 
 std::tuple<Tensor, Tensor> permute(Tensor x, Tensor indices, int64_t num_out_tokens);
 // Permuted rows, row_id_map, tokens_per_expert, offs, permuted probs and scales.

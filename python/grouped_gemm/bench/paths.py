@@ -90,8 +90,9 @@ class _Question(ctypes.Structure):
         *(
             (name, ctypes.c_int64)
             for name in (
-                "tokens", "k", "n", "experts", "topk", "trans_b", "accumulate", "has_probs",
-                "device_index", "compute_capability", "num_sms", "shared_bytes_per_block",
+                "tokens", "k", "n", "experts", "topk", "trans_b", "accumulate", "allow_tf32",
+                "has_probs", "device_index", "compute_capability", "num_sms",
+                "shared_bytes_per_block",
             )
         ),
     ]  # fmt: skip
@@ -110,6 +111,7 @@ def explain(
     topk: int = 1,
     trans_b: bool = True,
     accumulate: bool = False,
+    allow_tf32: bool = False,
     probs: bool = False,
 ) -> str:
     """The plan of one call in one line, or ``none: `` and why the operator cannot have it.
@@ -123,7 +125,7 @@ def explain(
     question = _Question(
         ctypes.sizeof(_Question), op.encode(), _dtype_name(dtype),
         None if out_dtype is None else _dtype_name(out_dtype),
-        tokens, k, n, experts, topk, trans_b, accumulate, probs,
+        tokens, k, n, experts, topk, trans_b, accumulate, allow_tf32, probs,
         where.index, where.capability, where.num_sms, where.shared_bytes,
     )  # fmt: skip
     text = ctypes.create_string_buffer(_TEXT_BYTES)
@@ -149,6 +151,7 @@ def _problems_of(case: Case) -> list[tuple[str, dict]]:
         shape |= {"dtype": DTYPES[case.dtype], "k": case.k, "n": case.n}
         shape |= {"trans_b": case.layout == "nk", "accumulate": case.out == "acc"}
         shape["out_dtype"] = None if case.out == "same" else torch.float32
+        shape["allow_tf32"] = case.dtype == "tf32"
         return [(op, shape) for op in ops]
     if case.op in MOVE_OPS:
         op = {"map": "permute", "permute_bwd": "unpermute"}.get(case.op, case.op)
@@ -180,6 +183,7 @@ def gmm_problems(text: str, layout: str = "nk", out: str | None = None, accumula
     letters = "T,K,N,E,DTYPE"
     (t, k, n, e), dtype = _numbers("--gmm", text, letters, "65536,2048,1536,128,bf16")
     shape = {"dtype": dtype, "tokens": t, "k": k, "n": n, "experts": e, "trans_b": layout == "nk"}
+    shape["allow_tf32"] = text.endswith("tf32")
     if out is not None:
         shape["out_dtype"] = NAMES[out]
     return [(op, {**shape, "accumulate": accumulate and op == "gmm_wgrad"}) for op in GEMMS]

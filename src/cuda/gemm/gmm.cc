@@ -5,12 +5,13 @@
 
 namespace gg::cuda {
 
-std::string_view sm90_refusal(const GmmProblem& problem, const DeviceLimits& limits) {
-  return sm90::refusal(problem, limits);
+std::string_view gmm_refusal(Path path, const GmmProblem& problem, const DeviceLimits& limits) {
+  return path == Path::kSm90 ? sm90::refusal(problem, limits) : std::string_view{};
 }
 
-std::string_view sm90_refusal(const GmmWgradProblem& problem, const DeviceLimits& limits) {
-  return sm90::refusal(problem, limits);
+std::string_view gmm_refusal(Path path, const GmmWgradProblem& problem,
+                             const DeviceLimits& limits) {
+  return path == Path::kSm90 ? sm90::refusal(problem, limits) : std::string_view{};
 }
 
 void plan_gmm(GmmPlan& plan, const GmmProblem& problem, const DeviceLimits& limits) {

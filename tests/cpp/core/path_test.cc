@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
+
 #include "support/run.h"
 
 namespace gg {
@@ -28,7 +30,7 @@ class PathChoice : public testing::Test {
 
 TEST_F(PathChoice, TakesTheFirstPathOfTheMenuThatRunsOnTheTarget) {
   EXPECT_EQ(choose_path("op", Target::cpu(), kMenu), Path::kParallel);
-  EXPECT_EQ(choose_path("op", Target::cpu(), {Path::kReference, Path::kParallel}),
+  EXPECT_EQ(choose_path("op", Target::cpu(), std::array{Path::kReference, Path::kParallel}),
             Path::kReference);
   EXPECT_EQ(choose_path("op", cuda_target(80), kMenu), Path::kPortable);
 }
@@ -61,7 +63,8 @@ TEST_F(PathChoice, IgnoresAForcedPathOfTheOtherKindOfDevice) {
 }
 
 TEST_F(PathChoice, IgnoresAForcedPathThatTheOperatorDoesNotHave) {
-  EXPECT_EQ(choose_path("op", cpu_target(Path::kReference), {Path::kParallel}), Path::kParallel);
+  EXPECT_EQ(choose_path("op", cpu_target(Path::kReference), std::array{Path::kParallel}),
+            Path::kParallel);
 }
 
 TEST_F(PathChoice, ObeysTheEnvironmentVariable) {
