@@ -49,6 +49,8 @@ constexpr Row kRows[] = {
     row<__half, kN, float, kCopy>(kFp16, kFp32),
     row<__half, kK, float, kThreads>(kFp16, kFp32),
     row<__half, kN, float, kThreads>(kFp16, kFp32),
+    row<float, kK, float, kCopy>(kFp32, kFp32),  // tf32
+    row<float, kK, float, kThreads>(kFp32, kFp32),
 };
 
 Launch launcher_of(const Variant& variant) {

@@ -9,16 +9,19 @@
 
 namespace gg::cuda::sm90 {
 
-template <typename In, typename Out, StoreBy kStore>
+template <typename Out, StoreBy kStore>
 using EpilogueOf = std::conditional_t<
     kStore == StoreBy::kCopyEngine, CopyEngineStore<Out>,
-    std::conditional_t<std::is_same_v<In, Out>, ThreadStore<In>, ThreadStoreFloat>>;
+    std::conditional_t<std::is_same_v<Out, float>, ThreadStoreFloat, ThreadStore<Out>>>;
+
+template <typename In>
+using PolicyOf = std::conditional_t<std::is_same_v<In, float>, Tf32Policy, GeneralPolicy>;
 
 template <typename In, WeightMajor kMajor, typename Out, StoreBy kStore>
 void launch_m_grouped(const MGroupedArgs& args, unsigned num_blocks, cudaStream_t stream) {
-  using Policy = GeneralPolicy;
+  using Policy = PolicyOf<In>;
   static_assert(sizeof(Shared<Policy>) <= Policy::kSharedBytes);
-  const auto kernel = m_grouped_gemm<Policy, OperandTypes<In, kMajor>, EpilogueOf<In, Out, kStore>>;
+  const auto kernel = m_grouped_gemm<Policy, OperandTypes<In, kMajor>, EpilogueOf<Out, kStore>>;
   allow_shared_bytes("gmm", kernel, sizeof(Shared<Policy>));
   kernel<<<num_blocks, kThreads, sizeof(Shared<Policy>), stream>>>(args);
   check_launch("gmm");

@@ -31,7 +31,7 @@ struct OperandTypes {
 inline constexpr int kProducerRegisters = 40;
 inline constexpr int kConsumerRegisters = 232;
 
-// Descriptor of an operand of 64 elements (128 bytes) a row, 128-byte swizzle:
+// Descriptor of an operand of 128 bytes a row, 128-byte swizzle:
 // groups of eight rows follow each other at 1024 bytes, whichever is its major.
 __device__ __forceinline__ uint64_t operand_descriptor(uint32_t address) {
   constexpr uint64_t kSwizzle128 = uint64_t{1} << 62;
@@ -105,9 +105,11 @@ struct Consumer {
   Cursor<kTileRing> ring;
 
   static constexpr int kTransA = Types::kMajor == WeightMajor::kN ? 1 : 0;
-  // From one k16 to the next, in the descriptor's units of 16 bytes: 16 rows, or 16 columns.
-  static constexpr uint64_t kStepA = (kTransA ? 16 * kRowBytes : 32) / 16;
-  static constexpr uint64_t kStepB = 32 / 16;
+  // An instruction multiplies 32 bytes of a row: k16, or k8 of tf32. From one to the next,
+  // in the descriptor's units of 16 bytes: 16 rows, or 32 bytes.
+  static constexpr int kInstructionBytes = 32;
+  static constexpr uint64_t kStepA = (kTransA ? 16 * kRowBytes : kInstructionBytes) / 16;
+  static constexpr uint64_t kStepB = kInstructionBytes / 16;
 
   __device__ __forceinline__ void wait_full() {
     ptx::mbarrier_wait(shared.full[at.slot], at.parity);
@@ -139,11 +141,11 @@ struct Consumer {
     const uint64_t b = operand_descriptor(stage + Shared<Policy>::kWeightBytes);
     ptx::wgmma_fence();
 #pragma unroll
-    for (int k16 = 0; k16 < Policy::kTileK / 16; ++k16) {
-      if (kFirst && k16 == 0) {
+    for (int k = 0; k < kRowBytes / kInstructionBytes; ++k) {
+      if (kFirst && k == 0) {
         Instruction::template multiply<kTransA>(acc, a, b);
       } else {
-        Instruction::template multiply_add<kTransA>(acc, a + k16 * kStepA, b + k16 * kStepB);
+        Instruction::template multiply_add<kTransA>(acc, a + k * kStepA, b + k * kStepB);
       }
     }
     ptx::wgmma_commit();

@@ -17,6 +17,10 @@ bool can_load_weights(const TensorView& weights, WeightMajor major) {
   return are_good_matrices(weights, major == WeightMajor::kK ? 2 : 1);
 }
 
+int tile_k_of(DType operands) {
+  return operands == DType::kFloat32 ? Tf32Policy::kTileK : GeneralPolicy::kTileK;
+}
+
 }  // namespace
 
 std::string_view refusal(const GmmProblem& problem, const DeviceLimits& limits) {
@@ -27,7 +31,11 @@ std::string_view refusal(const GmmProblem& problem, const DeviceLimits& limits) 
   if (limits.shared_bytes_per_block < GeneralPolicy::kSharedBytes) {
     return "the device grants a block too little shared memory";
   }
-  if (tokens.dtype != DType::kBFloat16 && tokens.dtype != DType::kFloat16) {
+  const bool is_float = tokens.dtype == DType::kFloat32;
+  if (is_float && !problem.allow_tf32) {
+    return "the operands are float32, and it is not allowed to round them to tf32";
+  }
+  if (!is_float && tokens.dtype != DType::kBFloat16 && tokens.dtype != DType::kFloat16) {
     return "the operands are neither bfloat16 nor float16";
   }
   if (out.num_elements() == 0) return {};
@@ -39,6 +47,9 @@ std::string_view refusal(const GmmProblem& problem, const DeviceLimits& limits) 
   if (!has_good_pitch(tokens, 0)) return "the distance of a's rows is not a multiple of 16 bytes";
   if (!can_load_weights(weights, WeightMajor::kK) && !can_load_weights(weights, WeightMajor::kN)) {
     return "b has no contiguous dimension whose rows lie a multiple of 16 bytes apart";
+  }
+  if (is_float && !can_load_weights(weights, WeightMajor::kK)) {
+    return "b is not contiguous along K, and tf32 tensor cores read nothing else here";
   }
   if (!has_unit_stride(out, 1)) return "out's rows are not contiguous";
   if (tokens.size(0) > kMaxExtent || tokens.size(1) > kMaxExtent || out.size(1) > kMaxExtent) {
@@ -77,7 +88,7 @@ bool needs_equal_tiles(int64_t num_k) { return num_k > 16384; }
 void plan_gmm(GmmPlan& plan, const GmmProblem& problem, const DeviceLimits& limits) {
   plan.policy = {.tile_m = GeneralPolicy::kTileTokens,
                  .tile_n = GeneralPolicy::kTileFeatures,
-                 .tile_k = GeneralPolicy::kTileK,
+                 .tile_k = tile_k_of(problem.tokens.dtype),
                  .small_rows = small_rows_for(problem.tokens.size(0), problem.groups.num_groups),
                  .equal_tiles = needs_equal_tiles(problem.tokens.size(1))};
   plan.num_blocks = base::clamp(max_num_tiles(problem), 1, base::max(1, limits.num_sms));

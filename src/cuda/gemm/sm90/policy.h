@@ -28,6 +28,11 @@ struct GeneralPolicy {
       kStages * (kTileFeatures + kTileTokens) * kTileK * 2 + 32 * 1024 + 1024;
 };
 
+// fp32 operands, rounded to tf32: half as many elements in the same bytes.
+struct Tf32Policy : GeneralPolicy {
+  static constexpr int kTileK = 32;
+};
+
 // Which dimension of the weights [E, N, K] has stride 1.
 enum class WeightMajor { kK, kN };
 
@@ -37,7 +42,7 @@ enum class StoreBy { kCopyEngine, kThreads };
 
 // What picks the kernel.
 struct Variant {
-  DType in = DType::kBFloat16;
+  DType in = DType::kBFloat16;   // float32: as tf32
   DType out = DType::kBFloat16;  // in, or float32
   WeightMajor major = WeightMajor::kK;
   StoreBy store = StoreBy::kCopyEngine;

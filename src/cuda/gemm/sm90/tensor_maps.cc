@@ -44,16 +44,21 @@ CUtensorMapDataType type_of(DType dtype) {
                                   : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
 }
 
+// fp32 operands are rounded to tf32 on their way to shared memory.
+CUtensorMapDataType operand_type_of(DType dtype) {
+  return dtype == DType::kFloat32 ? CU_TENSOR_MAP_DATA_TYPE_TFLOAT32 : type_of(dtype);
+}
+
 template <int kRank>
 CUtensorMap encode(const char* op, const char* name, const TensorView& tensor,
-                   const Layout<kRank>& layout) {
+                   const Layout<kRank>& layout, CUtensorMapDataType type) {
   static const EncodeTiled encode_tiled = find_encode_tiled(op);  // never changes
   constexpr cuuint32_t kEveryElement[] = {1, 1, 1, 1};
   CUtensorMap map;
-  const CUresult status = encode_tiled(
-      &map, type_of(tensor.dtype), kRank, tensor.data, layout.sizes, layout.strides, layout.box,
-      kEveryElement, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-      CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  const CUresult status =
+      encode_tiled(&map, type, kRank, tensor.data, layout.sizes, layout.strides, layout.box,
+                   kEveryElement, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                   CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   GG_REQUIRE(status == CUDA_SUCCESS, op, ": ", name, " got a layout of shape ",
              shape_string(tensor),
              " that the driver refused to describe for the copy engine (error ",
@@ -71,18 +76,23 @@ cuuint64_t stride_bytes(const TensorView& tensor, int dim, int64_t packed) {
   return static_cast<cuuint64_t>(base::round_up(bytes, 16));
 }
 
-// [T, K], in boxes of 64 columns and 16, 32, ... 256 rows.
+// Elements of a row of the swizzle.
+cuuint32_t row_elements(const TensorView& tensor) {
+  return static_cast<cuuint32_t>(128 / size_of(tensor.dtype));
+}
+
+// [T, K], in boxes of 128 bytes of 16, 32, ... 256 rows.
 void encode_tokens(MGroupedArgs& args, const TensorView& tokens) {
   for (int i = 0; i < kTokenBoxes; ++i) {
-    args.tokens[i] =
-        encode<2>("gmm", "a", tokens,
-                  {{size_of_dim(tokens, 1), size_of_dim(tokens, 0)},
-                   {stride_bytes(tokens, 0, tokens.size(1))},
-                   {GeneralPolicy::kTileK, cuuint32_t{GeneralPolicy::kTokenStep} << i}});
+    args.tokens[i] = encode<2>("gmm", "a", tokens,
+                               {{size_of_dim(tokens, 1), size_of_dim(tokens, 0)},
+                                {stride_bytes(tokens, 0, tokens.size(1))},
+                                {row_elements(tokens), cuuint32_t{GeneralPolicy::kTokenStep} << i}},
+                               operand_type_of(tokens.dtype));
   }
 }
 
-// [E, N, K] in boxes of 64 of K and all features of a tile, or of 64 features and 64 of K.
+// [E, N, K] in boxes of 128 bytes of K and all features of a tile, or of 64 features and 64 of K.
 void encode_weights(MGroupedArgs& args, const TensorView& weights, WeightMajor major) {
   const int inner = major == WeightMajor::kK ? 2 : 1;
   const int outer = 3 - inner;
@@ -93,7 +103,8 @@ void encode_weights(MGroupedArgs& args, const TensorView& weights, WeightMajor m
       "gmm", "b", weights,
       {{size_of_dim(weights, inner), size_of_dim(weights, outer), size_of_dim(weights, 0)},
        {stride_bytes(weights, outer, weights.size(inner)), stride_bytes(weights, 0, matrix)},
-       {64, box_rows, 1}});
+       {row_elements(weights), box_rows, 1}},
+      operand_type_of(weights.dtype));
 }
 
 // out [T, N] in boxes of 128 bytes of a row and 64 tokens, or 32 in fp32, cut off at any row
@@ -105,11 +116,11 @@ void encode_out(MGroupedArgs& args, const TensorView& out) {
   constexpr cuuint64_t kOrigin = cuuint64_t{1} << 30;  // kClipOrigin of epilogue.cuh
   constexpr cuuint64_t kAny = 0x7fffffff;
   const cuuint64_t pitch = stride_bytes(out, 0, out.size(1));
-  const auto box_features = static_cast<cuuint32_t>(128 / size_of(out.dtype));
   args.out_pieces = encode<4>("gmm", "out", out,
                               {{size_of_dim(out, 1), kOrigin, kAny, kAny},
                                {pitch, pitch, (cuuint64_t{1} << 34) - pitch},
-                               {box_features, out.dtype == DType::kFloat32 ? 32u : 64u, 1, 1}});
+                               {row_elements(out), out.dtype == DType::kFloat32 ? 32u : 64u, 1, 1}},
+                              type_of(out.dtype));
 }
 
 // Token rows [T, features] in boxes of 64 features and 64 rows, of which the last
@@ -124,7 +135,8 @@ CUtensorMap encode_group_rows(const char* name, const TensorView& tensor) {
   return encode<3>("gmm_wgrad", name, tensor,
                    {{size_of_dim(tensor, 1), KGroupedWide::kTileK, size_of_dim(tensor, 0)},
                     {pitch, pitch},
-                    {64, KGroupedWide::kTileK, 1}});
+                    {64, KGroupedWide::kTileK, 1}},
+                   type_of(tensor.dtype));
 }
 
 // Matrices [E, rows, columns], in boxes of 128 bytes of so many rows.
@@ -135,7 +147,8 @@ CUtensorMap encode_matrices(const TensorView& out, int row_dim, int column_dim,
       "gmm_wgrad", "out", out,
       {{size_of_dim(out, column_dim), size_of_dim(out, row_dim), size_of_dim(out, 0)},
        {stride_bytes(out, row_dim, out.size(column_dim)), stride_bytes(out, 0, matrix)},
-       {static_cast<cuuint32_t>(128 / size_of(out.dtype)), box_rows, 1}});
+       {row_elements(out), box_rows, 1}},
+      type_of(out.dtype));
 }
 
 }  // namespace

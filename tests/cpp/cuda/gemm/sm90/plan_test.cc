@@ -137,6 +137,19 @@ TEST_F(Sm90Plans, HoldForPaddedRows) {
   EXPECT_EQ(plan(problem).path, Path::kSm90);
 }
 
+TEST_F(Sm90Plans, TakeFloat32ThatMayBeRoundedToTf32WhereWeightsLieAlongK) {
+  GmmProblem problem = problem_of(4096, 8, 1024, 512);
+  for (TensorView* tensor : {&problem.tokens, &problem.weights, &problem.out}) {
+    tensor->dtype = DType::kFloat32;
+  }
+  problem.allow_tf32 = true;
+  EXPECT_EQ(to_string(plan(problem)),
+            "gmm sm90 tile=256x128x32 small_rows=144 blocks<=132 workspace=128B");
+  problem.weights = transposed(bf16({8, 512, 1024}));
+  problem.weights.dtype = DType::kFloat32;
+  expect_portable(problem, "b is not contiguous along K");
+}
+
 TEST_F(Sm90Plans, HoldForThousandsOfGroups) {
   EXPECT_EQ(plan(problem_of(4096, 4096, 256, 64)).path, Path::kSm90);
 }
@@ -146,7 +159,7 @@ TEST_F(Sm90Plans, SayWhyTheyFallBack) {
   for (TensorView* tensor : {&problem.tokens, &problem.weights, &problem.out}) {
     tensor->dtype = DType::kFloat32;
   }
-  expect_portable(problem, "neither bfloat16 nor float16");
+  expect_portable(problem, "it is not allowed to round them to tf32");
   expect_portable(problem_of(64, 4, 64, 0), "K is 0");
   expect_portable(problem_of(64, 4, 64, 9), "the distance of a's rows");
 

@@ -1,0 +1,75 @@
+"""fp32 products where PyTorch allows tf32: exact for operands that tf32 can hold, else off by no
+more than the two roundings to its 11 bits; every pass, and any shape.
+"""
+
+import grouped_gemm
+import pytest
+import torch
+from support import reference
+from support.buffers import GuardedBuffer
+from support.compare import (
+    assert_close_elementwise,
+    assert_gemm_close,
+    assert_same_bits,
+    wgrad_depth,
+)
+from support.shapes import random_operands
+
+SIZES = [70, 0, 1, 64, 200, 129, 0, 300]
+UNIT = 2.0**-11  # of a rounding to nearest
+
+
+@pytest.fixture(autouse=True)
+def allowed(restore_float32_precision):
+    torch.set_float32_matmul_precision("high")
+
+
+def as_tf32(x):
+    """x rounded to 11 significant bits, toward zero."""
+    return (x.contiguous().view(torch.int32) & -(1 << 13)).view(torch.float32)
+
+
+@pytest.mark.parametrize("trans_b", [False, True])
+@pytest.mark.parametrize("k, n", [(136, 264), (32, 7), (1000, 520), (7, 5), (4, 1)])
+def test_operands_of_11_bits_are_multiplied_exactly(device, k, n, trans_b):
+    a, b = (as_tf32(x) for x in random_operands(SIZES, k, n, torch.float32, device, trans_b))
+    dy = as_tf32(torch.randn(a.shape[0], n).to(device))
+    sizes = torch.tensor(SIZES, device=device)
+    buffer = GuardedBuffer((a.shape[0], n), torch.float32, device)
+    y = grouped_gemm.gmm(a, b, sizes, trans_b, out=buffer.tensor)
+    buffer.assert_guards_intact()
+    assert_gemm_close(y, reference.gmm, a, b, SIZES, k, trans_b)
+    assert_same_bits(grouped_gemm.gmm(a, b, sizes, trans_b), y, "the same call again")
+    dx = grouped_gemm.gmm_dgrad(dy, b, sizes, trans_b)
+    assert_gemm_close(dx, reference.gmm_dgrad, dy, b, SIZES, n, trans_b)
+    dw = grouped_gemm.gmm_wgrad(a, dy, sizes, trans_b)
+    assert_gemm_close(dw, reference.gmm_wgrad, a, dy, SIZES, wgrad_depth(SIZES), trans_b)
+
+
+@pytest.mark.parametrize("trans_b", [False, True])
+def test_other_operands_are_rounded_to_nearest(device, trans_b):
+    a, b = random_operands(SIZES, 256, 96, torch.float32, device, trans_b, requires_grad=True)
+    dy = torch.randn(a.shape[0], 96).to(device)
+    y = grouped_gemm.gmm(a, b, torch.tensor(SIZES, device=device), trans_b)
+    y.backward(dy)
+    for actual, function, left, right in (
+        (y, reference.gmm, a, b),
+        (a.grad, reference.gmm_dgrad, dy, b),
+        (b.grad, reference.gmm_wgrad, a, dy),
+    ):
+        left, right = left.detach(), right.detach()
+        expected = function(left, right, SIZES, trans_b)
+        magnitude = function(left.abs(), right.abs(), SIZES, trans_b)
+        # 2 units for two operands, and what summing in fp32 costs.
+        assert_close_elementwise(actual, expected, 2.1 * UNIT * magnitude, function.__name__)
+
+
+def test_nan_of_one_group_stays_there(device):
+    a, b = random_operands(SIZES, 64, 136, torch.float32, device, trans_b=True)
+    sizes = torch.tensor(SIZES, device=device)
+    clean = grouped_gemm.gmm(a, b, sizes, True)
+    a[70] = torch.nan  # the group of one row
+    poisoned = grouped_gemm.gmm(a, b, sizes, True)
+    assert poisoned[70].isnan().all()
+    poisoned[70] = clean[70]
+    assert_same_bits(poisoned, clean, "the other groups")
