@@ -28,6 +28,7 @@ enum class Path : uint8_t {
   kReference,  // CPU: the plain loop that is the operator's meaning
   kParallel,   // CPU: several threads
   kPortable,   // CUDA: any compute capability, shape and alignment
+  kSimt,       // CUDA: any compute capability, multiply-adds at their full rate
   kSm90,       // CUDA: compute capability 9.0, its tensor cores and copy engine
 };
 

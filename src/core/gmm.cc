@@ -113,7 +113,8 @@ void validate(const GmmWgradProblem& problem, const Target& target) {
 }
 
 // Best first. Which device runs which: path.cc.
-constexpr Path kMenu[] = {Path::kParallel, Path::kReference, Path::kSm90, Path::kPortable};
+constexpr Path kMenu[] = {Path::kParallel, Path::kReference, Path::kSm90, Path::kSimt,
+                          Path::kPortable};
 
 // The path, and why it is not the device's best one. What a path refuses is asked only
 // where the device could run it.

@@ -43,6 +43,7 @@ const char* to_string(Path path) {
     case Path::kReference: return "reference";
     case Path::kParallel: return "parallel";
     case Path::kPortable: return "portable";
+    case Path::kSimt: return "simt";
     case Path::kSm90: return "sm90";
   }
   return "unknown";

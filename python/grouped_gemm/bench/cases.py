@@ -150,7 +150,8 @@ def gemm_cases(models: dict) -> Iterable[Case]:
                 yield gemm_case(op, shape, numbers, sizes, "bf16", "all", out="fp32")
             for sizes in ("balanced", "random"):
                 yield gemm_case(op, shape, numbers, sizes, "fp16", "all")
-            yield gemm_case(op, shape, numbers, "random", "tf32", "all")
+            for dtype in ("tf32", "fp32"):
+                yield gemm_case(op, shape, numbers, "random", dtype, "all")
         for sizes in ("balanced", "random", "skewed"):
             yield gemm_case("wgrad", shape, numbers, sizes, "bf16", "all", out="acc")
         yield gemm_case("wgrad", shape, numbers, "random", "fp16", "all", out="acc")

@@ -97,7 +97,7 @@ TEST(GmmGrid, IsLargeEnoughForTheSharedTableOfGroupShapes) {
     for (int64_t extra_rows : {0, 1, 64, 65}) {
       const int64_t num_rows = shape.num_rows() + extra_rows;
       const GmmProblem problem = gmm_problem(num_rows, shape.num_experts(), 65, 8);
-      EXPECT_GE(plan_gmm(problem, kGpus[0].target()).num_blocks,
+      EXPECT_GE(plan_gmm(problem, portable(kGpus[0].target())).num_blocks,
                 2 * tiles_needed(shape.sizes, num_rows))
           << shape.name;
     }

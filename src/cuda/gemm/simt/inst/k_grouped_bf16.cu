@@ -1,0 +1,9 @@
+// K-grouped, bf16 operands.
+#include "cuda/gemm/simt/launch.cuh"
+
+namespace gg::cuda::simt {
+
+template void launch_k_grouped<__nv_bfloat16>(const Variant&, const KGroupedArgs&, unsigned,
+                                              cudaStream_t);
+
+}  // namespace gg::cuda::simt

@@ -1,0 +1,8 @@
+// K-grouped, fp16 operands.
+#include "cuda/gemm/simt/launch.cuh"
+
+namespace gg::cuda::simt {
+
+template void launch_k_grouped<__half>(const Variant&, const KGroupedArgs&, unsigned, cudaStream_t);
+
+}  // namespace gg::cuda::simt

@@ -1,0 +1,8 @@
+// M-grouped, fp32 operands.
+#include "cuda/gemm/simt/launch.cuh"
+
+namespace gg::cuda::simt {
+
+template void launch_m_grouped<float>(const Variant&, const MGroupedArgs&, unsigned, cudaStream_t);
+
+}  // namespace gg::cuda::simt

@@ -1,0 +1,229 @@
+// One output tile by fused multiply-adds: fetch a slice of both operands to registers while
+// the slice before is multiplied out of shared memory, then lay it down there. Used by
+// m_grouped.cuh and k_grouped.cuh.
+//
+// Every sum runs through the reduction from its first step to its last.
+#pragma once
+
+#include "cuda/common/number.cuh"
+#include "cuda/gemm/simt/args.h"
+#include "cuda/gemm/simt/policy.h"
+
+namespace gg::cuda::simt {
+
+inline constexpr int kThreads = 256;  // 8 warps, 4 x 2 of them a tile, 4 x 8 lanes each
+
+// Slices lie as [reduction][outer]. Four more columns: threads that lay down rows of the
+// reduction dimension hit other banks, and reads of four stay aligned.
+template <class Tile>
+struct Slices {
+  float rows[Tile::kSlice][Tile::kRows + 4];
+  float columns[Tile::kSlice][Tile::kColumns + 4];
+};
+
+// An operand seen as [outer, reduction], its first element that of the tile.
+template <typename T>
+struct Operand {
+  const T* data;
+  int64_t pitch;           // of the dimension that is not contiguous
+  int64_t outer_left;      // elements from here on count as zeros,
+  int64_t reduction_left;  // in either dimension
+};
+
+// ---- load ---------------------------------------------------------------------------------------
+
+// A thread's part of the slices of one operand: kQuads times four neighbours.
+template <class Tile, typename T, int kOuter, Inner kInner, bool kVectors>
+struct Fetcher {
+  static constexpr int kQuads = kOuter * Tile::kSlice / 4 / kThreads;
+  static_assert(kQuads * 4 * kThreads == kOuter * Tile::kSlice);
+
+  Operand<T> operand;
+  Vector<T, 4> fetched[kQuads];
+
+  // Neighbouring threads take neighbouring memory, whichever dimension that is.
+  __device__ __forceinline__ static int outer_of(int i) {
+    const int q = static_cast<int>(threadIdx.x) + i * kThreads;
+    return kInner == Inner::kReduction ? q / (Tile::kSlice / 4) : q % (kOuter / 4) * 4;
+  }
+  __device__ __forceinline__ static int reduction_of(int i) {
+    const int q = static_cast<int>(threadIdx.x) + i * kThreads;
+    return kInner == Inner::kReduction ? q % (Tile::kSlice / 4) * 4 : q / (kOuter / 4);
+  }
+
+  // The next slice, to registers.
+  __device__ __forceinline__ void fetch() {
+#pragma unroll
+    for (int i = 0; i < kQuads; ++i) {
+      const int outer = outer_of(i), reduction = reduction_of(i);
+      constexpr bool kAlongReduction = kInner == Inner::kReduction;
+      const T* source = operand.data + (kAlongReduction ? outer * operand.pitch + reduction
+                                                        : reduction * operand.pitch + outer);
+      if constexpr (kVectors) {  // both extents are multiples of four along the contiguous one
+        fetched[i] = {};
+        if (outer < operand.outer_left && reduction < operand.reduction_left) {
+          fetched[i] = *reinterpret_cast<const Vector<T, 4>*>(source);
+        }
+      } else {
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+          const bool is_inside = outer + (kAlongReduction ? 0 : j) < operand.outer_left &&
+                                 reduction + (kAlongReduction ? j : 0) < operand.reduction_left;
+          fetched[i].values[j] = is_inside ? source[j] : from_float<T>(0.0f);
+        }
+      }
+    }
+    operand.data += Tile::kSlice * (kInner == Inner::kReduction ? 1 : operand.pitch);
+    operand.reduction_left -= Tile::kSlice;
+  }
+
+  // What was fetched, to shared memory.
+  __device__ __forceinline__ void lay_down(float (&slice)[Tile::kSlice][kOuter + 4]) const {
+#pragma unroll
+    for (int i = 0; i < kQuads; ++i) {
+      const int outer = outer_of(i), reduction = reduction_of(i);
+      float values[4];
+#pragma unroll
+      for (int j = 0; j < 4; ++j) values[j] = to_float(fetched[i].values[j]);
+      if constexpr (kInner == Inner::kReduction) {
+#pragma unroll
+        for (int j = 0; j < 4; ++j) slice[reduction + j][outer] = values[j];
+      } else {
+        *reinterpret_cast<float4*>(&slice[reduction][outer]) =
+            make_float4(values[0], values[1], values[2], values[3]);
+      }
+    }
+  }
+};
+
+// ---- multiply -----------------------------------------------------------------------------------
+
+// Which outputs of the tile a thread owns: quads of four rows 16 apart, and quads of four
+// columns 32 apart, so that a warp reads neighbouring quads of shared memory.
+template <class Tile>
+struct ThreadPlace {
+  int row;
+  int column;
+
+  __device__ ThreadPlace() {
+    const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
+    row = warp / 2 * (4 * Tile::kThreadRows) + lane / 8 * 4;
+    column = warp % 2 * (8 * Tile::kThreadColumns) + lane % 8 * 4;
+  }
+  __device__ __forceinline__ static int row_step(int i) { return i / 4 * 16 + i % 4; }
+  __device__ __forceinline__ static int column_step(int j) { return j / 4 * 32 + j % 4; }
+};
+
+template <class Tile>
+using Sums = float[Tile::kThreadRows][Tile::kThreadColumns];
+
+template <int kCount, int kStep>
+__device__ __forceinline__ void load_quads(const float* source, float (&values)[kCount]) {
+#pragma unroll
+  for (int i = 0; i < kCount; i += 4) {
+    const float4 quad = *reinterpret_cast<const float4*>(source + i / 4 * kStep);
+    values[i] = quad.x;
+    values[i + 1] = quad.y;
+    values[i + 2] = quad.z;
+    values[i + 3] = quad.w;
+  }
+}
+
+template <class Tile>
+__device__ __forceinline__ void multiply_slices(const Slices<Tile>& slices,
+                                                const ThreadPlace<Tile>& place, Sums<Tile>& sums) {
+#pragma unroll
+  for (int r = 0; r < Tile::kSlice; ++r) {
+    float a[Tile::kThreadRows];
+    float b[Tile::kThreadColumns];
+    load_quads<Tile::kThreadRows, 16>(&slices.rows[r][place.row], a);
+    load_quads<Tile::kThreadColumns, 32>(&slices.columns[r][place.column], b);
+#pragma unroll
+    for (int i = 0; i < Tile::kThreadRows; ++i) {
+#pragma unroll
+      for (int j = 0; j < Tile::kThreadColumns; ++j) sums[i][j] = fmaf(a[i], b[j], sums[i][j]);
+    }
+  }
+}
+
+// sums = rows columns^T over all of the reduction. `slices`: two, in shared memory.
+template <class Tile, class RowFetcher, class ColumnFetcher>
+__device__ __forceinline__ void multiply_tile(RowFetcher& rows, ColumnFetcher& columns,
+                                              Slices<Tile>* slices, const ThreadPlace<Tile>& place,
+                                              Sums<Tile>& sums) {
+  int64_t left = rows.operand.reduction_left;
+  if (left <= 0) return;
+  rows.fetch();
+  columns.fetch();
+  for (int current = 0;; current ^= 1) {
+    rows.lay_down(slices[current].rows);
+    columns.lay_down(slices[current].columns);
+    __syncthreads();  // and everybody is done with the other slice
+    left -= Tile::kSlice;
+    if (left > 0) {
+      rows.fetch();
+      columns.fetch();
+    }
+    multiply_slices<Tile>(slices[current], place, sums);
+    if (left <= 0) return;
+  }
+}
+
+// ---- store --------------------------------------------------------------------------------------
+
+template <typename Out>
+__device__ __forceinline__ void store_quad(Out* target, const float* sums, int64_t columns_left,
+                                           bool by_vector, bool accumulate) {
+  if (by_vector) {
+    if (columns_left <= 0) return;
+    Vector<Out, 4>& quad = *reinterpret_cast<Vector<Out, 4>*>(target);
+    Vector<Out, 4> old = {};
+    if (accumulate) old = quad;
+    Vector<Out, 4> result;
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      result.values[j] = from_float<Out>(accumulate ? to_float(old.values[j]) + sums[j] : sums[j]);
+    }
+    quad = result;
+    return;
+  }
+#pragma unroll
+  for (int j = 0; j < 4; ++j) {
+    if (j >= columns_left) return;
+    target[j] = from_float<Out>(accumulate ? to_float(target[j]) + sums[j] : sums[j]);
+  }
+}
+
+template <class Tile, typename Out>
+__device__ __forceinline__ void store_tile_as(const OutArgs& out, Out* tile, int64_t rows_left,
+                                              int64_t columns_left, const ThreadPlace<Tile>& place,
+                                              const Sums<Tile>& sums) {
+#pragma unroll
+  for (int i = 0; i < Tile::kThreadRows; ++i) {
+    const int row = place.row + place.row_step(i);
+    if (row >= rows_left) continue;
+#pragma unroll
+    for (int j = 0; j < Tile::kThreadColumns; j += 4) {
+      const int column = place.column + place.column_step(j);
+      store_quad(tile + row * out.pitch + column, &sums[i][j], columns_left - column,
+                 out.has_vectors, out.accumulate);
+    }
+  }
+}
+
+// Writes the tile whose first element is at `offset` of out, clipped.
+template <class Tile, typename In>
+__device__ __forceinline__ void store_tile(const OutArgs& out, int64_t offset, int64_t rows_left,
+                                           int64_t columns_left, const ThreadPlace<Tile>& place,
+                                           const Sums<Tile>& sums) {
+  if constexpr (sizeof(In) < sizeof(float)) {
+    if (!out.is_float) {
+      return store_tile_as<Tile>(out, static_cast<In*>(out.data) + offset, rows_left, columns_left,
+                                 place, sums);
+    }
+  }
+  store_tile_as<Tile>(out, static_cast<float*>(out.data) + offset, rows_left, columns_left, place,
+                      sums);
+}
+
+}  // namespace gg::cuda::simt
