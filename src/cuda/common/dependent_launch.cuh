@@ -1,6 +1,11 @@
 // The device side of dependent_launch.h. Older architectures do without: a kernel
 // may be launched as dependent only where wait_for_previous_kernel() is more than
 // nothing, which can_launch_dependent() tells.
+//
+// In an operator of several launches the first kernel waits and only then lets the next
+// one start; so the others may read the operator's inputs before they wait. Every
+// kernel that is launched as dependent waits in at least one block, and so a kernel
+// that has ended means that all before it have.
 #pragma once
 
 #include <cuda_runtime.h>

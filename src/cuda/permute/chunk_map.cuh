@@ -53,6 +53,7 @@ __device__ __forceinline__ int64_t scan_all(int count, const Value& value, const
 }
 
 __global__ void __launch_bounds__(kChunkThreads) find_chunks(const ChunkMapArgs args) {
+  ptx::wait_for_previous_kernel();
   ptx::let_next_kernel_start();
   for (int c = threadIdx.x; c < args.num_chunks; c += kChunkThreads) {
     args.target_starts[c] = -1;

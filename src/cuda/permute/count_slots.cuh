@@ -20,12 +20,13 @@ __device__ inline void find_large_ids(BlockFacts& facts) {
 
 template <typename Count>
 __global__ void __launch_bounds__(kMapThreads) count_slots(const RowMapArgs args) {
-  ptx::let_next_kernel_start();
   extern __shared__ int histogram[];  // [num_bins]
   __shared__ int num_used;
   constexpr int kItems = 8;
   for (int bin = threadIdx.x; bin < args.num_bins; bin += kMapThreads) histogram[bin] = 0;
   if (threadIdx.x == 0) num_used = 0;
+  ptx::wait_for_previous_kernel();
+  ptx::let_next_kernel_start();
   __syncthreads();
 
   int largest_bin = -1;

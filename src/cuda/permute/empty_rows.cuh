@@ -20,6 +20,7 @@ struct EmptyRowsArgs {
 };
 
 __global__ void __launch_bounds__(kRowThreads) mark_rows(const EmptyRowsArgs args) {
+  ptx::wait_for_previous_kernel();
   ptx::let_next_kernel_start();
   const int64_t first = static_cast<int64_t>(blockIdx.x) * kMarkEntriesPerBlock + threadIdx.x;
   int rows[4];

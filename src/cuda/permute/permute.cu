@@ -61,8 +61,7 @@ void permute(const PermutePlan& plan, const PermuteProblem& given, Workspace wor
               to_cuda(stream));
   }
   if (problem.probs.defined()) {
-    move_probs(kOp, problem.probs, problem.slot_of_row, problem.permuted_probs,
-               /*dependent=*/true, to_cuda(stream));
+    move_probs(kOp, problem.probs, problem.slot_of_row, problem.permuted_probs, to_cuda(stream));
   }
 }
 

@@ -9,7 +9,7 @@
 namespace gg::cuda {
 
 void move_probs(const char* op, const TensorView& input, const TensorView& map,
-                const TensorView& output, bool dependent, cudaStream_t stream) {
+                const TensorView& output, cudaStream_t stream) {
   const int64_t num_outputs = output.num_elements();
   if (num_outputs == 0) return;
   const int64_t topk = map.rank == 2 ? map.size(0) : 1;
@@ -22,7 +22,7 @@ void move_probs(const char* op, const TensorView& input, const TensorView& map,
                            .num_outputs = static_cast<uint32_t>(num_outputs)};
   const LaunchShape shape{.num_blocks = base::ceil_div(num_outputs, kRowThreads),
                           .num_threads = kRowThreads,
-                          .dependent = dependent};
+                          .dependent = true};
   switch (size_of(output.dtype)) {
     case 2: return launch(op, &move_probs<uint16_t>, shape, stream, args);
     case 4: return launch(op, &move_probs<uint32_t>, shape, stream, args);
@@ -32,7 +32,7 @@ void move_probs(const char* op, const TensorView& input, const TensorView& map,
 
 void permute_probs_bwd(const PermuteProbsBwdProblem& problem, Stream stream) {
   move_probs("permute_probs_bwd", problem.permuted_probs_grad, problem.row_id_map,
-             problem.probs_grad, /*dependent=*/false, to_cuda(stream));
+             problem.probs_grad, to_cuda(stream));
 }
 
 }  // namespace gg::cuda

@@ -8,8 +8,8 @@
 namespace gg::cuda {
 
 // output[t, k] = input[map[k, t]], or 0 where the map names none. `map` is
-// [topK, T], or [T] for topK = 1. `dependent` on the previous kernel (launch.h).
+// [topK, T], or [T] for topK = 1.
 void move_probs(const char* op, const TensorView& input, const TensorView& map,
-                const TensorView& output, bool dependent, cudaStream_t stream);
+                const TensorView& output, cudaStream_t stream);
 
 }  // namespace gg::cuda

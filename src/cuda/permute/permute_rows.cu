@@ -24,7 +24,7 @@ void launch_rows(const char* op, const PermuteRowsArgs& args, int vector_bytes,
   if (args.row_bytes == 0 || args.num_out == 0) return;
   const int64_t num_vectors = args.row_bytes / kVectorBytes;
   if (vector_bytes < kVectorBytes) {
-    const RowShape shape = row_shape(max_windows(args.row_bytes));
+    const RowShape shape = even_row_shape(base::max(1, args.row_bytes / kVectorBytes));
     launch_kernel<&permute_unaligned_rows>(op, args, shape, stream);
   } else if (num_vectors <= 4 * kRowThreads) {
     launch_kernel<&permute_rows<1>>(op, args, row_shape(num_vectors), stream);
@@ -50,7 +50,7 @@ void launch_permute_rows(const char* op, const TensorView& map, const TensorView
                .output = static_cast<char*>(output.data),
                .row_id_map = {map.data, /*is_int64=*/false},
                .num_kept = num_kept,
-               .input_extent = extent_of(input),
+               .inner_rows = inner_rows(input),
                .input_pitch = input_pitch,
                .row_bytes = row_bytes,
                .num_tokens = num_tokens,

@@ -165,6 +165,7 @@ __global__ void __launch_bounds__(kThreads, 1024 / kThreads) place_slots(const R
   __shared__ int largest_bin;
   const int stride = kKind == MapKind::kAnyIds ? kFastBinsForUnknownExperts : args.num_bins;
   const SortMemory memory(dynamic, stride, kThreads / 32);
+  if constexpr (kKind == MapKind::kOneBlock) ptx::wait_for_previous_kernel();
   ptx::let_next_kernel_start();
   for (int i = threadIdx.x; i < 2 * stride; i += kThreads) memory.total[i] = 0;  // earlier too
   if constexpr (kKind == MapKind::kAnyIds) {

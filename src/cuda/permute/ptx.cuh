@@ -11,11 +11,11 @@
 
 namespace gg::cuda::ptx {
 
-// 16 bytes that no kernel writes meanwhile and that are used once.
-// (ld.global.nc)
+// 16 bytes that are used once. Not the read-only path: the kernel before may have
+// written them after this one began. (ld.global)
 __device__ __forceinline__ uint4 load_once(const void* address) {
   uint4 v;
-  asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+  asm volatile("ld.global.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
                : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
                : "l"(address));
   return v;

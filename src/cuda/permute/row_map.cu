@@ -44,7 +44,6 @@ Scratch lay_out(const PermutePlan& plan, const PermuteProblem& problem, void* me
 
 template <int kThreads, int kItems, typename Count, MapKind kKind>
 void launch_place(const RowMapArgs& args, const PermutePlan& plan, cudaStream_t stream) {
-  constexpr bool kIsFirst = kKind == MapKind::kOneBlock;
   constexpr auto* kKernel = &place_slots<kThreads, kItems, Count, kKind>;
   const int64_t bins = kKind == MapKind::kAnyIds ? kFastBinsForUnknownExperts : args.num_bins;
   int64_t bytes = fast_sort_bytes(bins, kThreads) +
@@ -57,7 +56,7 @@ void launch_place(const RowMapArgs& args, const PermutePlan& plan, cudaStream_t 
          {.num_blocks = plan.num_map_blocks,
           .num_threads = kThreads,
           .shared_bytes = bytes,
-          .dependent = !kIsFirst},
+          .dependent = true},
          stream, args);
 }
 
@@ -82,7 +81,8 @@ void launch_two(const RowMapArgs& args, const PermutePlan& plan, cudaStream_t st
   launch(kOp, kCount,
          {.num_blocks = plan.num_map_blocks,
           .num_threads = kMapThreads,
-          .shared_bytes = histogram_bytes},
+          .shared_bytes = histogram_bytes,
+          .dependent = true},
          stream, args);
   if (plan.map_items == 0) {
     launch(kOp, &place_slots_of_many_experts<Count>,

@@ -2,6 +2,8 @@
 // reads, rows of zeros, and rows that do not begin or end at 16-byte boundaries.
 #pragma once
 
+#include <algorithm>
+
 #include "cuda/common/number.cuh"
 #include "cuda/permute/ptx.cuh"
 
@@ -17,10 +19,49 @@ struct RowShape {
   __host__ __device__ int rows_per_block() const { return kRowThreads / width; }
 };
 
+// This thread's row, counted over the grid; `none` for threads left over.
+__device__ __forceinline__ int64_t row_of_thread(RowShape shape, int64_t block, int64_t none) {
+  const int row = static_cast<int>(threadIdx.x) / shape.width;
+  return row < shape.rows_per_block() ? block * shape.rows_per_block() + row : none;
+}
+
 // Up to 256 threads a row, a power of two, so that short rows share a block.
 inline RowShape row_shape(int64_t vectors_per_row, int least = 1) {
   int width = least;
   while (width < kRowThreads && width < vectors_per_row) width *= 2;
+  return {width};
+}
+
+// Any width up to 256: that of which the fewest threads idle, in up to four rounds of
+// a row. 66 vectors are 22 threads in three rounds, 11 rows a block.
+inline RowShape even_row_shape(int64_t vectors_per_row) {
+  RowShape best{kRowThreads};
+  int64_t best_rounds = (vectors_per_row + kRowThreads - 1) / kRowThreads;
+  for (int64_t rounds = 1; rounds <= 4; ++rounds) {
+    const int64_t width = (vectors_per_row + rounds - 1) / rounds;
+    if (width < 1 || width > kRowThreads) continue;
+    const RowShape shape{static_cast<int>(width)};
+    // Rows a round: shape.rows_per_block() / rounds, compared as fractions.
+    if (shape.rows_per_block() * best_rounds > best.rows_per_block() * rounds) {
+      best = shape;
+      best_rounds = rounds;
+    }
+  }
+  return best;
+}
+
+// The same of whole warps, whose number is a power of two, for kBatch rows at a time of
+// which what is left after full rounds is shared out (unpermute_unaligned_rows_bwd).
+template <int kBatch>
+RowShape even_warps_shape(int64_t vectors_per_row) {
+  const auto cost = [&](int64_t width) {
+    const int64_t left = vectors_per_row % width;
+    return width * (kBatch * (vectors_per_row / width) + (kBatch * left + width - 1) / width);
+  };
+  int64_t least = cost(32);
+  for (int width = 64; width <= kRowThreads; width *= 2) least = std::min(least, cost(width));
+  int width = kRowThreads;
+  while (cost(width) * 15 > least * 16) width /= 2;  // wider within 1/16: shorter blocks
   return {width};
 }
 

@@ -42,7 +42,8 @@ void sort_chunks(const SortChunksPlan& plan, const SortChunksProblem& problem, W
   const int64_t num_rows = problem.input.size(0);
   if (num_rows == 0) return;
   const ChunkMapArgs args = arguments(problem, workspace.data);
-  launch(kOp, &find_chunks, {.num_blocks = 1, .num_threads = kChunkThreads}, to_cuda(stream), args);
+  launch(kOp, &find_chunks, {.num_blocks = 1, .num_threads = kChunkThreads, .dependent = true},
+         to_cuda(stream), args);
   launch(kOp, &map_chunk_rows,
          {.num_blocks = base::ceil_div(num_rows, kRowThreads),
           .num_threads = kRowThreads,
@@ -52,7 +53,7 @@ void sort_chunks(const SortChunksPlan& plan, const SortChunksProblem& problem, W
                       args.num_filled, to_cuda(stream));
   if (!problem.probs.defined()) return;
   move_probs(kOp, problem.probs, view(args.row_sources, DType::kInt32, {num_rows}),
-             problem.permuted_probs, /*dependent=*/true, to_cuda(stream));
+             problem.permuted_probs, to_cuda(stream));
 }
 
 }  // namespace gg::cuda

@@ -17,12 +17,8 @@ inline void require_supported_probs(const char* op, const TensorView& probs) {
              "cast it");
 }
 
-// The memory from a matrix's first element to its last.
-inline Extent extent_of(const TensorView& matrix) {
-  const char* begin = static_cast<const char*>(matrix.data);
-  if (matrix.num_elements() == 0) return {begin, begin};
-  const int64_t elements = (matrix.size(0) - 1) * matrix.stride(0) + matrix.size(1);
-  return {begin, begin + elements * size_of(matrix.dtype)};
+inline InnerRows inner_rows(const TensorView& matrix) {
+  return {matrix.size(0), matrix.stride(0) * size_of(matrix.dtype)};
 }
 
 }  // namespace gg::cuda

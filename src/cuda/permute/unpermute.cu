@@ -17,22 +17,31 @@ void launch_kernel(void (*kernel)(Parameters...), const UnpermuteArgs& args, Row
                    cudaStream_t stream) {
   // Loads in flight land in L1, so these kernels keep the default split of it.
   const int64_t num_blocks = base::ceil_div(args.num_tokens, shape.rows_per_block());
-  launch(kOp, kernel, {.num_blocks = num_blocks, .num_threads = kRowThreads}, stream, args, shape);
+  launch(kOp, kernel, {.num_blocks = num_blocks, .num_threads = kRowThreads, .dependent = true},
+         stream, args, shape);
+}
+
+template <typename T, int kSlots>
+void launch_few(const UnpermuteArgs& args, int64_t num_vectors, cudaStream_t stream) {
+  const RowShape shape = row_shape(base::ceil_div(num_vectors, kVectorsAtOnce<kSlots>));
+  launch_kernel(unpermute_rows_of_few<T, kSlots>, args, shape, stream);
 }
 
 template <typename T>
 void launch_rows(const UnpermuteArgs& args, int vector_bytes, cudaStream_t stream) {
   if (vector_bytes < kVectorBytes) {
-    const RowShape shape = row_shape(max_windows(args.row_bytes));
-    return launch_kernel(unpermute_unaligned_rows<T>, args, shape, stream);
+    const RowShape shape = even_row_shape(max_windows(args.row_bytes));
+    return launch_kernel(
+        args.topk <= 4 ? unpermute_unaligned_rows<T, 4> : unpermute_unaligned_rows<T, 8>, args,
+        shape, stream);
   }
-  const RowShape shape = row_shape(args.row_bytes / kVectorBytes);
+  const int64_t num_vectors = args.row_bytes / kVectorBytes;
   if (args.topk <= 2) {
-    launch_kernel(unpermute_rows<T, 2>, args, shape, stream);
+    launch_few<T, 2>(args, num_vectors, stream);
   } else if (args.topk <= 4) {
-    launch_kernel(unpermute_rows<T, 4>, args, shape, stream);
+    launch_few<T, 4>(args, num_vectors, stream);
   } else {
-    launch_kernel(unpermute_rows<T, 8>, args, shape, stream);
+    launch_kernel(unpermute_rows<T, 8>, args, row_shape(num_vectors), stream);
   }
 }
 
@@ -52,20 +61,21 @@ void unpermute(const UnpermutePlan& plan, const UnpermuteProblem& problem, Strea
   if (problem.output.num_elements() == 0) return;
   const TensorView& map = problem.row_id_map;
   const int64_t element_bytes = size_of(problem.input.dtype);
-  const UnpermuteArgs args{
-      .input = static_cast<const char*>(problem.input.data),
-      .output = static_cast<char*>(problem.output.data),
-      .residual = static_cast<const char*>(problem.residual.data),
-      .probs = {problem.probs.data, problem.probs.dtype},
-      .map = {map.data, map.dtype == DType::kInt64},
-      .input_extent = extent_of(problem.input),
-      .residual_extent = problem.residual.defined() ? extent_of(problem.residual) : Extent{},
-      .num_rows = problem.input.size(0),
-      .num_tokens = map.size(1),
-      .topk = static_cast<int>(map.size(0)),
-      .input_pitch = problem.input.stride(0) * element_bytes,
-      .residual_pitch = problem.residual.stride(0) * element_bytes,
-      .row_bytes = problem.output.size(1) * element_bytes};
+  const UnpermuteArgs args{.input = static_cast<const char*>(problem.input.data),
+                           .output = static_cast<char*>(problem.output.data),
+                           .residual = static_cast<const char*>(problem.residual.data),
+                           .probs = {problem.probs.data, problem.probs.dtype},
+                           .map = {map.data, map.dtype == DType::kInt64},
+                           .inner_rows = inner_rows(problem.input),
+                           .inner_residual_rows = problem.residual.defined()
+                                                      ? inner_rows(problem.residual)
+                                                      : InnerRows{},
+                           .num_rows = problem.input.size(0),
+                           .num_tokens = map.size(1),
+                           .topk = static_cast<int>(map.size(0)),
+                           .input_pitch = problem.input.stride(0) * element_bytes,
+                           .residual_pitch = problem.residual.stride(0) * element_bytes,
+                           .row_bytes = problem.output.size(1) * element_bytes};
   with_number_type(kOp, problem.input.dtype, [&](auto tag) {
     launch_rows<typename decltype(tag)::type>(args, plan.vector_bytes, to_cuda(stream));
   });

@@ -1,11 +1,12 @@
 // unpermute's backward on CUDA: plan and launches. Kernels:
-// unpermute_rows_bwd.cuh, empty_rows.cuh.
+// unpermute_rows_bwd.cuh, unpermute_unaligned_bwd.cuh, empty_rows.cuh.
 #include "base/math.h"
 #include "cuda/common/dependent_launch.h"
 #include "cuda/common/dispatch.h"
 #include "cuda/door.h"
 #include "cuda/permute/support.h"
 #include "cuda/permute/unpermute_rows_bwd.cuh"
+#include "cuda/permute/unpermute_unaligned_bwd.cuh"
 
 namespace gg::cuda {
 namespace {
@@ -36,7 +37,8 @@ void launch_rows(const UnpermuteBwdArgs& args, int vector_bytes, cudaStream_t st
   const bool dots = args.probs_grad != nullptr;
   const int least_width = dots ? 32 : 1;
   if (vector_bytes < kVectorBytes) {
-    const RowShape shape = row_shape(max_windows(args.row_bytes), least_width);
+    const RowShape shape = dots ? even_warps_shape<kUnalignedBatch>(max_windows(args.row_bytes))
+                                : even_row_shape(max_windows(args.row_bytes));
     launch_kernel(
         dots ? unpermute_unaligned_rows_bwd<T, true> : unpermute_unaligned_rows_bwd<T, false>, args,
         shape, stream);
@@ -57,7 +59,8 @@ void launch_rows(const UnpermuteBwdArgs& args, int vector_bytes, cudaStream_t st
 void launch_marks(const EmptyRowsArgs& args, cudaStream_t stream) {
   // A block at least: the next launch depends on this one.
   const int64_t num_blocks = base::max(1, base::ceil_div(args.num_entries, kMarkEntriesPerBlock));
-  launch(kOp, mark_rows, {.num_blocks = num_blocks, .num_threads = kRowThreads}, stream, args);
+  launch(kOp, mark_rows, {.num_blocks = num_blocks, .num_threads = kRowThreads, .dependent = true},
+         stream, args);
 }
 
 UnpermuteBwdArgs arguments(const UnpermuteBwdProblem& problem, Workspace workspace) {
@@ -76,8 +79,8 @@ UnpermuteBwdArgs arguments(const UnpermuteBwdProblem& problem, Workspace workspa
           .probs_grad = dots ? static_cast<float*>(problem.probs_grad.data) : nullptr,
           .probs = {problem.probs.data, problem.probs.dtype},
           .map = entries,
-          .grad_extent = extent_of(grad),
-          .input_extent = dots ? extent_of(problem.input) : Extent{},
+          .inner_grad_rows = inner_rows(grad),
+          .inner_input_rows = dots ? inner_rows(problem.input) : InnerRows{},
           .empty_rows = {.rows = input_grad,
                          .map = entries,
                          .entry_of_row = static_cast<int*>(workspace.data),

@@ -8,13 +8,13 @@
 namespace gg::cuda {
 
 struct UnpermuteArgs {
-  const char* input;     // [N, h], rows input_pitch bytes apart
-  char* output;          // [T, h]
-  const char* residual;  // [T, h], rows residual_pitch bytes apart, or null
-  FloatPointer probs;    // [T, topK] or null
-  IntegerPointer map;    // [topK, T]
-  Extent input_extent;
-  Extent residual_extent;
+  const char* input;              // [N, h], rows input_pitch bytes apart
+  char* output;                   // [T, h]
+  const char* residual;           // [T, h], rows residual_pitch bytes apart, or null
+  FloatPointer probs;             // [T, topK] or null
+  IntegerPointer map;             // [topK, T]
+  InnerRows inner_rows;           // of the input
+  InnerRows inner_residual_rows;  // of the residual
   int64_t num_rows;
   int64_t num_tokens;
   int topk;
@@ -65,20 +65,69 @@ __device__ __forceinline__ void add_weighted(float (&sums)[Elements<T>::kCount],
   }
 }
 
-// Blocks of an SM: as many loads in flight as registers allow without spilling.
-template <typename T, int kBatch>
-constexpr int unpermute_blocks() {
-  return kBatch == 2 ? (sizeof(T) == 1 ? 4 : 6) : sizeof(T) == 1 && kBatch == 8 ? 3 : 4;
+// Only after the slots, since in flight with them it costs registers and so rows.
+template <typename T>
+__device__ __forceinline__ void finish_vector(const UnpermuteArgs& args, int64_t token, int v,
+                                              float (&sums)[Elements<T>::kCount]) {
+  if (args.residual != nullptr) {
+    const char* residual = args.residual + token * args.residual_pitch;
+    add_weighted<T>(sums, ptx::load_once(vector_at(residual, v)), 1.0f);
+  }
+  char* const target = args.output + token * args.row_bytes;
+  *reinterpret_cast<uint4*>(vector_at(target, v)) = Elements<T>::pack(sums);
 }
 
-// 16-byte vectors; kBatch rows in flight together, and all of them where topK is no more.
-template <typename T, int kBatch>
-__global__ void __launch_bounds__(kRowThreads, (unpermute_blocks<T, kBatch>()))
-    unpermute_rows(const UnpermuteArgs args, const RowShape shape) {
+// Vectors of a row and slot that a thread has in flight where topK is at most kSlots: as
+// many loads as of eight slots.
+template <int kSlots>
+inline constexpr int kVectorsAtOnce = 8 / kSlots;
+
+// 16-byte vectors, topK <= kSlots.
+template <typename T, int kSlots>
+__global__ void __launch_bounds__(kRowThreads, sizeof(T) == 1 ? 3 : 4)
+    unpermute_rows_of_few(const UnpermuteArgs args, const RowShape shape) {
+  constexpr int kUnroll = kVectorsAtOnce<kSlots>;
+  ptx::wait_for_previous_kernel();
+  ptx::let_next_kernel_start();
   const int64_t token =
       static_cast<int64_t>(blockIdx.x) * shape.rows_per_block() + threadIdx.x / shape.width;
   if (token >= args.num_tokens) return;
-  char* const target = args.output + token * args.row_bytes;
+  const int num_vectors = static_cast<int>(args.row_bytes / kVectorBytes);
+  SlotBatch<kSlots> slots;
+  slots.load(args, token, 0);
+  for (int first = threadIdx.x % shape.width; first < num_vectors; first += shape.width * kUnroll) {
+    uint4 values[kUnroll][kSlots];
+#pragma unroll
+    for (int j = 0; j < kSlots; ++j) {
+      const char* row = args.input + slots.rows[j] * args.input_pitch;
+#pragma unroll
+      for (int u = 0; u < kUnroll; ++u) {
+        const int v = first + u * shape.width;
+        values[u][j] = make_uint4(0, 0, 0, 0);
+        if (slots.rows[j] >= 0 && v < num_vectors) values[u][j] = ptx::load_once(vector_at(row, v));
+      }
+    }
+#pragma unroll
+    for (int u = 0; u < kUnroll; ++u) {
+      const int v = first + u * shape.width;
+      if (v >= num_vectors) break;
+      float sums[Elements<T>::kCount] = {};
+#pragma unroll
+      for (int j = 0; j < kSlots; ++j) add_weighted<T>(sums, values[u][j], slots.probs[j]);
+      finish_vector<T>(args, token, v, sums);
+    }
+  }
+}
+
+// 16-byte vectors, any topK; kBatch rows in flight together.
+template <typename T, int kBatch>
+__global__ void __launch_bounds__(kRowThreads, sizeof(T) == 1 ? 3 : 4)
+    unpermute_rows(const UnpermuteArgs args, const RowShape shape) {
+  ptx::wait_for_previous_kernel();
+  ptx::let_next_kernel_start();
+  const int64_t token =
+      static_cast<int64_t>(blockIdx.x) * shape.rows_per_block() + threadIdx.x / shape.width;
+  if (token >= args.num_tokens) return;
   const int num_vectors = static_cast<int>(args.row_bytes / kVectorBytes);
   for (int v = threadIdx.x % shape.width; v < num_vectors; v += shape.width) {
     float sums[Elements<T>::kCount] = {};
@@ -99,71 +148,86 @@ __global__ void __launch_bounds__(kRowThreads, (unpermute_blocks<T, kBatch>()))
 #pragma unroll
       for (int j = 0; j < kBatch; ++j) add_weighted<T>(sums, values[j], slots.probs[j]);
     }
-    // Only now, since in flight with the rows it costs registers and so rows.
-    if (args.residual != nullptr) {
-      const char* residual = args.residual + token * args.residual_pitch;
-      add_weighted<T>(sums, ptx::load_once(vector_at(residual, v)), 1.0f);
+    finish_vector<T>(args, token, v, sums);
+  }
+}
+
+// A window of kBatch slots' rows, added to the sums, four of them in flight.
+template <typename T, int kBatch>
+__device__ __forceinline__ void add_windows(const UnpermuteArgs& args,
+                                            const SlotBatch<kBatch>& slots, bool are_inner,
+                                            int64_t offset, const WindowPart& part,
+                                            float (&sums)[Elements<T>::kCount]) {
+  constexpr int kAtOnce = 4;
+#pragma unroll
+  for (int first = 0; first < kBatch; first += kAtOnce) {
+    const char* rows[kAtOnce];
+#pragma unroll
+    for (int j = 0; j < kAtOnce; ++j) {
+      rows[j] = args.input + slots.rows[first + j] * args.input_pitch + offset;
     }
-    *reinterpret_cast<uint4*>(vector_at(target, v)) = Elements<T>::pack(sums);
+    uint4 values[kAtOnce] = {};
+    if (are_inner) {
+      RawWindow raw[kAtOnce] = {};
+#pragma unroll
+      for (int j = 0; j < kAtOnce; ++j) {
+        if (slots.rows[first + j] >= 0) raw[j] = load_raw(rows[j]);
+      }
+#pragma unroll
+      for (int j = 0; j < kAtOnce; ++j) values[j] = shifted(raw[j], rows[j]);
+    } else {
+#pragma unroll
+      for (int j = 0; j < kAtOnce; ++j) {
+        if (slots.rows[first + j] >= 0) values[j] = load_bytes(rows[j], part);
+      }
+    }
+    // A dropped slot adds 0 * 0, which changes no sum: none is -0.
+#pragma unroll
+    for (int j = 0; j < kAtOnce; ++j) add_weighted<T>(sums, values[j], slots.probs[first + j]);
   }
 }
 
 // The same for rows of any length and address, in windows of the target's rows.
-template <typename T>
-__global__ void __launch_bounds__(kRowThreads)
+template <typename T, int kBatch>
+__global__ void __launch_bounds__(kRowThreads, 3)
     unpermute_unaligned_rows(const UnpermuteArgs args, const RowShape shape) {
-  constexpr int kBatch = 4;
-  const int64_t token =
-      static_cast<int64_t>(blockIdx.x) * shape.rows_per_block() + threadIdx.x / shape.width;
+  ptx::wait_for_previous_kernel();
+  ptx::let_next_kernel_start();
+  const int64_t token = row_of_thread(shape, blockIdx.x, args.num_tokens);
   if (token >= args.num_tokens) return;
   const uint64_t policy = ptx::evict_first_policy();
   const Windows windows(args.output + token * args.row_bytes, args.row_bytes);
-  for (int64_t window = threadIdx.x % shape.width; window < windows.count();
-       window += shape.width) {
+  const int num_windows = static_cast<int>(windows.count());
+  SlotBatch<kBatch> slots{};
+  bool are_inner = true;  // all of the batch
+  const auto load_slots = [&](int k) {
+    slots.load(args, token, k);
+    are_inner = true;
+#pragma unroll
+    for (int j = 0; j < kBatch; ++j) {
+      are_inner = are_inner && (slots.rows[j] < 0 || args.inner_rows.contain(slots.rows[j]));
+    }
+  };
+  load_slots(0);
+  for (int window = threadIdx.x % shape.width; window < num_windows; window += shape.width) {
     const WindowPart part(windows, window);
-    const int64_t offset = window * kVectorBytes - windows.row_at;
+    const int64_t offset = static_cast<int64_t>(window) * kVectorBytes - windows.row_at;
     float sums[Elements<T>::kCount] = {};
-    for (int k = 0; k < args.topk; k += kBatch) {
-      SlotBatch<kBatch> slots;
-      slots.load(args, token, k);
-      const char* rows[kBatch];
-      bool inside = true;
-#pragma unroll
-      for (int j = 0; j < kBatch; ++j) {
-        rows[j] = args.input + slots.rows[j] * args.input_pitch;
-        inside =
-            inside && (slots.rows[j] < 0 || args.input_extent.surrounds(rows[j], args.row_bytes));
+    add_windows<T>(args, slots, are_inner, offset, part, sums);
+    if (args.topk > kBatch) {
+      for (int k = kBatch; k < args.topk; k += kBatch) {
+        load_slots(k);
+        add_windows<T>(args, slots, are_inner, offset, part, sums);
       }
-      uint4 values[kBatch];
-      if (inside) {
-        RawWindow raw[kBatch];
-#pragma unroll
-        for (int j = 0; j < kBatch; ++j) {
-          if (slots.rows[j] >= 0) raw[j] = load_raw(rows[j] + offset);
-        }
-#pragma unroll
-        for (int j = 0; j < kBatch; ++j) {
-          if (slots.rows[j] >= 0) values[j] = shifted(raw[j], rows[j] + offset);
-        }
-      } else {
-#pragma unroll
-        for (int j = 0; j < kBatch; ++j) {
-          if (slots.rows[j] >= 0) values[j] = load_bytes(rows[j] + offset, part);
-        }
-      }
-#pragma unroll
-      for (int j = 0; j < kBatch; ++j) {
-        if (slots.rows[j] >= 0) add_weighted<T>(sums, values[j], slots.probs[j]);
-      }
+      load_slots(0);
     }
     if (args.residual != nullptr) {
-      const char* row = args.residual + token * args.residual_pitch;
-      const bool inside = args.residual_extent.surrounds(row, args.row_bytes);
-      const uint4 value =
-          inside ? shifted(load_raw(row + offset), row + offset) : load_bytes(row + offset, part);
-      add_weighted<T>(sums, value, 1.0f);
+      const char* row = args.residual + token * args.residual_pitch + offset;
+      const bool is_inner = args.inner_residual_rows.contain(token);
+      add_weighted<T>(sums, is_inner ? shifted(load_raw(row), row) : load_bytes(row, part), 1.0f);
     }
-    store_window(windows.first + window * kVectorBytes, Elements<T>::pack(sums), part, policy);
+    store_window(windows.first + static_cast<int64_t>(window) * kVectorBytes,
+                 Elements<T>::pack(sums), part, policy);
   }
 }
 

@@ -9,14 +9,14 @@
 namespace gg::cuda {
 
 struct UnpermuteBwdArgs {
-  const char* output_grad;  // [T, h], rows grad_pitch bytes apart
-  const char* input;        // [N, h], rows input_pitch bytes apart, or null
-  char* input_grad;         // [N, h] or null
-  float* probs_grad;        // [T, topK] or null
-  FloatPointer probs;       // [T, topK] or null
-  IntegerPointer map;       // [topK, T]
-  Extent grad_extent;
-  Extent input_extent;
+  const char* output_grad;     // [T, h], rows grad_pitch bytes apart
+  const char* input;           // [N, h], rows input_pitch bytes apart, or null
+  char* input_grad;            // [N, h] or null
+  float* probs_grad;           // [T, topK] or null
+  FloatPointer probs;          // [T, topK] or null
+  IntegerPointer map;          // [topK, T]
+  InnerRows inner_grad_rows;   // of output_grad
+  InnerRows inner_input_rows;  // of input
   EmptyRowsArgs empty_rows;
   int64_t num_rows;
   int64_t num_tokens;
@@ -114,6 +114,7 @@ constexpr int unpermute_bwd_blocks() {
 template <typename T, int kBatch, bool kDots>
 __global__ void __launch_bounds__(kRowThreads, (unpermute_bwd_blocks<T, kBatch, kDots>()))
     unpermute_rows_bwd(const UnpermuteBwdArgs args, const RowShape shape) {
+  ptx::let_next_kernel_start();
   const int64_t clear_block = args.clear_block();
   if (clear_block >= 0) return clear_empty_rows(args.empty_rows, clear_block);
   const int64_t token = args.token_block() * shape.rows_per_block() + threadIdx.x / shape.width;
@@ -151,68 +152,6 @@ __global__ void __launch_bounds__(kRowThreads, (unpermute_bwd_blocks<T, kBatch, 
       }
     }
     if constexpr (kDots) write_dots<kBatch>(args, shape.width, token, k, dots);
-  }
-}
-
-// The same for rows of any length and address, a slot after the other, in windows
-// of the rows written, or of those read where none are.
-template <typename T, bool kDots>
-__global__ void __launch_bounds__(kRowThreads)
-    unpermute_unaligned_rows_bwd(const UnpermuteBwdArgs args, const RowShape shape) {
-  const int64_t clear_block = args.clear_block();
-  if (clear_block >= 0) return clear_empty_rows(args.empty_rows, clear_block);
-  const int64_t token = args.token_block() * shape.rows_per_block() + threadIdx.x / shape.width;
-  const bool is_token = token < args.num_tokens;
-  const uint64_t policy = ptx::evict_first_policy();
-  const char* grad_row = args.output_grad + token * args.grad_pitch;
-  const bool grad_inside = args.grad_extent.surrounds(grad_row, args.row_bytes);
-  for (int k = 0; k < args.topk; ++k) {
-    SlotBatch<1> slot{};
-    if (is_token) {
-      slot.load(args, token, k);
-    } else {
-      slot.rows[0] = -1;
-    }
-    const int64_t row = slot.rows[0];
-    const char* input_row = args.input + row * args.input_pitch;
-    const bool inside =
-        grad_inside && (!kDots || args.input_extent.surrounds(input_row, args.row_bytes));
-    const Windows windows(args.input_grad != nullptr ? args.input_grad + row * args.row_bytes
-                                                     : const_cast<char*>(input_row),
-                          args.row_bytes);
-    const int64_t num_windows = row >= 0 ? windows.count() : 0;
-    float dots[1] = {};
-#pragma unroll 2
-    for (int64_t window = threadIdx.x % shape.width; window < num_windows; window += shape.width) {
-      const WindowPart part(windows, window);
-      const int64_t offset = window * kVectorBytes - windows.row_at;
-      const char* const grad_at = grad_row + offset;
-      const char* const input_at = input_row + offset;
-      uint4 grad;
-      uint4 value{};
-      if (inside) {
-        const RawWindow raw_grad = load_raw(grad_at);
-        RawWindow raw_value;
-        if constexpr (kDots) raw_value = load_raw(input_at);
-        grad = shifted(raw_grad, grad_at);
-        if constexpr (kDots) value = shifted(raw_value, input_at);
-      } else {
-        grad = load_bytes(grad_at, part);
-        if constexpr (kDots) value = load_bytes(input_at, part);
-      }
-      if (kDots && !part.is_whole()) {  // a neighbour's elements are none of this sum
-        grad = masked(grad, part);
-        value = masked(value, part);
-      }
-      float grads[Elements<T>::kCount];
-      Elements<T>::unpack(grad, grads);
-      if constexpr (kDots) add_products<T>(dots[0], grads, value);
-      if (args.input_grad != nullptr) {
-        store_window(windows.first + window * kVectorBytes, scaled<T>(grads, slot.probs[0]), part,
-                     policy);
-      }
-    }
-    if constexpr (kDots) write_dots<1>(args, shape.width, token, k, dots);
   }
 }
 

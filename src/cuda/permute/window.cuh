@@ -7,16 +7,22 @@
 
 namespace gg::cuda {
 
-// The memory of a whole tensor: outside of it nothing is read.
-struct Extent {
-  const char* begin;
-  const char* end;
+// The rows of a matrix whose windows may all be read as whole vectors, which reach
+// up to 31 bytes beyond a row: all but the first and last few, since outside of
+// the matrix nothing is read.
+struct InnerRows {
+  int64_t first = 0;
+  int64_t end = 0;
 
-  // Whether all windows of a row may be read as whole vectors, which reach up to
-  // 31 bytes beyond it: all rows but a tensor's first and last few.
-  __device__ __forceinline__ bool surrounds(const char* row, int64_t bytes) const {
-    return row - begin >= 32 && end - (row + bytes) >= 32;
+  InnerRows() = default;
+  // Of num_rows rows `pitch` bytes apart.
+  InnerRows(int64_t num_rows, int64_t pitch) {
+    constexpr int64_t kReach = 32;
+    if (pitch <= 0) return;
+    first = (kReach + pitch - 1) / pitch;
+    end = num_rows - first;
   }
+  __device__ __forceinline__ bool contain(int64_t row) const { return row >= first && row < end; }
 };
 
 // Where the windows of a row lie.
@@ -43,6 +49,8 @@ struct WindowPart {
   int from;
   int to;
 
+  __device__ __forceinline__ WindowPart(int from, int to) : from(from), to(to) {}
+  __device__ __forceinline__ static WindowPart whole() { return {0, kVectorBytes}; }
   __device__ __forceinline__ WindowPart(const Windows& windows, int64_t window) {
     const int64_t begin = windows.row_at - window * kVectorBytes;
     const int64_t end = windows.row_ends - window * kVectorBytes;
@@ -63,8 +71,8 @@ __device__ __forceinline__ RawWindow load_raw(const char* address) {
   const uintptr_t shift = reinterpret_cast<uintptr_t>(address) % kVectorBytes;
   const uint4* low = reinterpret_cast<const uint4*>(address - shift);
   RawWindow raw;
-  raw.low = __ldg(low);
-  raw.high = __ldg(shift != 0 ? low + 1 : low);
+  raw.low = *low;
+  raw.high = *(shift != 0 ? low + 1 : low);
   return raw;
 }
 
@@ -116,18 +124,50 @@ __device__ __forceinline__ uint4 masked(uint4 v, const WindowPart& part) {
   return make_uint4(v.x & mask.x, v.y & mask.y, v.z & mask.z, v.w & mask.w);
 }
 
+// The next bytes of a window as one piece, if it lies at a multiple of its size and
+// ends at or before `to`. `low` and `high` hold the bytes from `at` on.
+template <typename Piece>
+__device__ __forceinline__ void store_piece(char* address, int& at, int to, uint64_t& low,
+                                            uint64_t& high) {
+  constexpr int kBytes = sizeof(Piece);
+  if (at % kBytes != 0 || at + kBytes > to) return;
+  *reinterpret_cast<Piece*>(address + at) = static_cast<Piece>(low);
+  at += kBytes;
+  if constexpr (kBytes == 8) {
+    low = high;
+  } else {
+    low = low >> 8 * kBytes | high << (64 - 8 * kBytes);
+    high >>= 8 * kBytes;
+  }
+}
+
+// The bytes of a window that belong to its row, in at most seven pieces: growing up to
+// a boundary of 8 bytes, then shrinking. Not evict-first: the neighbouring row's
+// bytes are to join them in L2.
+__device__ __forceinline__ void store_part(char* address, uint4 v, const WindowPart& part) {
+  uint64_t low = v.x | static_cast<uint64_t>(v.y) << 32;
+  uint64_t high = v.z | static_cast<uint64_t>(v.w) << 32;
+  int at = part.from;
+  if (at >= 8) low = high;
+  const int bits = at % 8 * 8;
+  if (bits != 0) low = low >> bits | (at >= 8 ? 0 : high << (64 - bits));
+  high = at >= 8 ? 0 : high >> bits;
+  if (at % 2 != 0) store_piece<uint8_t>(address, at, part.to, low, high);
+  if (at % 4 != 0) store_piece<uint16_t>(address, at, part.to, low, high);
+  if (at % 8 != 0) store_piece<uint32_t>(address, at, part.to, low, high);
+  store_piece<uint64_t>(address, at, part.to, low, high);
+  store_piece<uint32_t>(address, at, part.to, low, high);
+  store_piece<uint16_t>(address, at, part.to, low, high);
+  store_piece<uint8_t>(address, at, part.to, low, high);
+}
+
 // Writes the window at a 16-byte boundary, its row's bytes only.
 __device__ __forceinline__ void store_window(char* address, uint4 v, const WindowPart& part,
                                              uint64_t policy) {
   if (part.is_whole()) {
     ptx::store_evict_first(address, v, policy);
-    return;
-  }
-  const uint64_t low = v.x | static_cast<uint64_t>(v.y) << 32;
-  const uint64_t high = v.z | static_cast<uint64_t>(v.w) << 32;
-#pragma unroll 1
-  for (int i = part.from; i < part.to; ++i) {
-    address[i] = static_cast<char>((i < 8 ? low : high) >> (i % 8 * 8));
+  } else {
+    store_part(address, v, part);
   }
 }
 
