@@ -18,24 +18,24 @@ __device__ inline void find_large_ids(BlockFacts& facts) {
   facts.large_min = -Reduce(storage).Reduce(-facts.large_min, larger);
 }
 
-template <typename Count>
+template <int kItems, typename Count>
 __global__ void __launch_bounds__(kMapThreads) count_slots(const RowMapArgs args) {
   extern __shared__ int histogram[];  // [num_bins]
   __shared__ int num_used;
-  constexpr int kItems = 8;
-  for (int bin = threadIdx.x; bin < args.num_bins; bin += kMapThreads) histogram[bin] = 0;
-  if (threadIdx.x == 0) num_used = 0;
+  constexpr uint32_t kStep = kMapThreads * kItems;
   ptx::wait_for_previous_kernel();
   ptx::let_next_kernel_start();
+  const uint32_t end = args.end_slot();
+  uint32_t first = args.first_slot() + threadIdx.x;
+  int64_t ids[kItems];
+  load_ids<kItems>(args, first, kMapThreads, end, ids);
+  for (int bin = threadIdx.x; bin < args.num_bins; bin += kMapThreads) histogram[bin] = 0;
+  if (threadIdx.x == 0) num_used = 0;
   __syncthreads();
 
   int largest_bin = -1;
   BlockFacts facts{0, INT64_MAX, -1};
-  const uint32_t end = args.end_slot();
-  for (uint32_t first = args.first_slot() + threadIdx.x; first < end;
-       first += kMapThreads * kItems) {
-    int64_t ids[kItems];
-    load_ids<kItems>(args, first, kMapThreads, end, ids);
+  while (true) {
 #pragma unroll
     for (int i = 0; i < kItems; ++i) {
       const int bin = args.bin_of(ids[i]);
@@ -47,6 +47,9 @@ __global__ void __launch_bounds__(kMapThreads) count_slots(const RowMapArgs args
         facts.large_max = max(facts.large_max, ids[i]);
       }
     }
+    first += kStep;
+    if (first >= end) break;
+    load_ids<kItems>(args, first, kMapThreads, end, ids);
   }
 
   int num_columns = args.num_bins;
@@ -63,10 +66,8 @@ __global__ void __launch_bounds__(kMapThreads) count_slots(const RowMapArgs args
     num_columns = max(facts.num_bins, kFastBinsForUnknownExperts);
   }
   __syncthreads();
-  Count* counts =
-      static_cast<Count*>(args.counts) + static_cast<int64_t>(blockIdx.x) * args.count_pitch;
   for (int bin = threadIdx.x; bin < num_columns; bin += kMapThreads) {
-    counts[bin] = static_cast<Count>(histogram[bin]);
+    args.count_of<Count>(static_cast<int>(blockIdx.x), bin) = static_cast<Count>(histogram[bin]);
   }
 }
 

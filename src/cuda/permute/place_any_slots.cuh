@@ -64,8 +64,7 @@ __device__ inline int find_any_first_rows(const RowMapArgs& args, int* next, int
           bin < num_used && (args.num_experts > 0 || bin < kFastBinsForUnknownExperts ||
                              bin < args.facts[range].num_bins);
       if (!is_written) continue;
-      const int count = static_cast<int>(static_cast<const Count*>(
-          args.counts)[static_cast<int64_t>(range) * args.count_pitch + bin]);
+      const int count = static_cast<int>(args.count_of<Count>(range, bin));
       total += count;
       if (range < static_cast<int>(blockIdx.x)) before += count;
     }

@@ -10,71 +10,108 @@
 
 #include <cub/block/block_scan.cuh>
 
+#include "cuda/common/warp_sums.cuh"
 #include "cuda/permute/place_any_slots.cuh"
 #include "cuda/permute/ptx.cuh"
 #include "cuda/permute/rank_slots.cuh"
 
 namespace gg::cuda {
 
-// Four neighbouring counts of the table.
-__device__ __forceinline__ int4 load_four(const uint16_t* counts) {
-  const uint2 v = *reinterpret_cast<const uint2*>(counts);
-  return make_int4(v.x & 0xffff, v.x >> 16, v.y & 0xffff, v.y >> 16);
-}
-__device__ __forceinline__ int4 load_four(const uint32_t* counts) {
-  return *reinterpret_cast<const int4*>(counts);
-}
+// Sums of four neighbouring bins' counts over all ranges and over the earlier ones.
+// 16-bit counts stay in pairs: as many as a thread adds have room (kMaxShortCount).
+template <typename Count>
+struct FourSums;
+template <>
+struct FourSums<uint16_t> {
+  static constexpr int kRanges = 2;  // in a vector of 16 bytes
+  uint32_t all[2] = {};
+  uint32_t low[2] = {};
 
-// Neighbouring lanes add to neighbouring banks: bin 4c + j stands at j * columns + c.
-__device__ __forceinline__ int at(int bin, int columns) { return bin % 4 * columns + bin / 4; }
+  __device__ __forceinline__ void add(const uint4& v, int range, int num_ranges, int this_range) {
+    const bool has_second = range + 1 < num_ranges;  // else it was never written
+    all[0] += v.x + (has_second ? v.z : 0);
+    all[1] += v.y + (has_second ? v.w : 0);
+    low[0] += (range < this_range ? v.x : 0) + (range + 1 < this_range ? v.z : 0);
+    low[1] += (range < this_range ? v.y : 0) + (range + 1 < this_range ? v.w : 0);
+  }
+  __device__ __forceinline__ void add_to(int (&sums)[8]) const {
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      sums[j] += static_cast<int>(all[j / 2] >> 16 * (j % 2) & 0xffff);
+      sums[4 + j] += static_cast<int>(low[j / 2] >> 16 * (j % 2) & 0xffff);
+    }
+  }
+};
+template <>
+struct FourSums<uint32_t> {
+  static constexpr int kRanges = 1;
+  uint32_t all[4] = {};
+  uint32_t low[4] = {};
 
-// Sums the columns of the table of counts, four bins a thread.
+  __device__ __forceinline__ void add(const uint4& v, int range, int, int this_range) {
+    const uint32_t counts[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      all[j] += counts[j];
+      low[j] += range < this_range ? counts[j] : 0;
+    }
+  }
+  __device__ __forceinline__ void add_to(int (&sums)[8]) const {
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      sums[j] += static_cast<int>(all[j]);
+      sums[4 + j] += static_cast<int>(low[j]);
+    }
+  }
+};
+
+// Sums the table of counts over all ranges and over the earlier ones. A warp takes two
+// columns of four bins, its lanes the ranges, and all loads are in flight together:
+// this is what the whole grid waits for.
 template <int kThreads, typename Count>
 __device__ __forceinline__ void add_up_counts(const RowMapArgs& args, const SortMemory& memory,
                                               int bins) {
-  const int num_ranges = gridDim.x;
-  const int this_range = blockIdx.x;
+  using Sums = FourSums<Count>;
+  constexpr int kWarps = kThreads / 32;
+  constexpr int kRanges = Sums::kRanges;
+  constexpr int kSteps = 2;  // of 32 lanes each
+  constexpr int kStep = 32 * kRanges;
   const int columns = bins / 4;
-  const int width = min(columns, kThreads);
-  const int groups = kThreads / width;
-  const int group = threadIdx.x / width;
-  for (int column = threadIdx.x % width; column < columns && group < groups; column += width) {
-    int all[4] = {};
-    int low[4] = {};
-    const Count* counts = static_cast<const Count*>(args.counts) + 4 * column;
-    // Eight loads in flight whatever the number: a remainder loop would wait for each.
-    for (int first = group; first < num_ranges; first += 8 * groups) {
-      int4 loaded[8];
+  const int num_ranges = gridDim.x;
+  const int lane = threadIdx.x % 32;
+  for (int column = threadIdx.x / 32; column < columns; column += 2 * kWarps) {
+    int first_sums[8] = {};  // [all or earlier][bin]
+    int second_sums[8] = {};
+    for (int round = 0; round < num_ranges; round += kSteps * kStep) {
+      const int first = round + lane * kRanges;
+      uint4 loaded[2][kSteps];
 #pragma unroll
-      for (int u = 0; u < 8; ++u) {
-        const int range = first + u * groups;
-        loaded[u] = range < num_ranges
-                        ? load_four(counts + static_cast<int64_t>(range) * args.count_pitch)
-                        : make_int4(0, 0, 0, 0);
-      }
+      for (int c = 0; c < 2; ++c) {
+        const uint4* counts = args.column_of<Count>(min(column + c * kWarps, columns - 1), first);
 #pragma unroll
-      for (int u = 0; u < 8; ++u) {
-        const int count[4] = {loaded[u].x, loaded[u].y, loaded[u].z, loaded[u].w};
-#pragma unroll
-        for (int j = 0; j < 4; ++j) {
-          all[j] += count[j];
-          low[j] += first + u * groups < this_range ? count[j] : 0;
+        for (int s = 0; s < kSteps; ++s) {
+          loaded[c][s] = make_uint4(0, 0, 0, 0);
+          if (first + s * kStep < num_ranges) loaded[c][s] = counts[s * 32];
         }
       }
-    }
-    for (int step = columns; step < 32;
-         step *= 2) {  // lanes of one column, where a warp has several
+      Sums first_column;
+      Sums second_column;
 #pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        all[j] += __shfl_xor_sync(~0u, all[j], step);
-        low[j] += __shfl_xor_sync(~0u, low[j], step);
+      for (int s = 0; s < kSteps; ++s) {
+        const int range = first + s * kStep;
+        first_column.add(loaded[0][s], range, num_ranges, blockIdx.x);
+        second_column.add(loaded[1][s], range, num_ranges, blockIdx.x);
       }
+      first_column.add_to(first_sums);
+      second_column.add_to(second_sums);
     }
-    if (static_cast<int>(threadIdx.x % 32) >= columns) continue;
+    int sums[16];
 #pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      atomicAdd(&memory.total[j * columns + column], all[j]);
-      atomicAdd(&memory.earlier[j * columns + column], low[j]);
+    for (int i = 0; i < 16; ++i) sums[i] = i < 8 ? first_sums[i] : second_sums[i - 8];
+    const int sum = warp_sums<16>(sums);
+    const int of = column + lane / 8 * kWarps;  // for lanes 0 to 15
+    if (lane < 16 && of < columns) {
+      (lane / 4 % 2 == 0 ? memory.total : memory.earlier)[4 * of + lane % 4] = sum;
     }
   }
 }
@@ -83,17 +120,16 @@ __device__ __forceinline__ void add_up_counts(const RowMapArgs& args, const Sort
 template <int kThreads, MapKind kKind>
 __device__ __forceinline__ int find_first_rows(const RowMapArgs& args, const SortMemory& memory,
                                                int bins) {
-  using Scan = cub::BlockScan<int, kThreads>;
+  using Scan = cub::BlockScan<int, kThreads, cub::BLOCK_SCAN_WARP_SCANS>;
   __shared__ typename Scan::TempStorage scan;
   int carry = 0;
   for (int first = 0; first < bins; first += kThreads) {
     const int bin = first + static_cast<int>(threadIdx.x);
-    const int place = at(bin, bins / 4);
     int count = 0;
     int before = 0;
     if (bin < bins) {
-      count = kKind == MapKind::kOneBlock ? memory.tile_counts[bin] : memory.total[place];
-      before = kKind == MapKind::kOneBlock ? 0 : memory.earlier[place];
+      count = kKind == MapKind::kOneBlock ? memory.tile_counts[bin] : memory.total[bin];
+      before = kKind == MapKind::kOneBlock ? 0 : memory.earlier[bin];
     }
     int row;
     int sum;
@@ -167,7 +203,6 @@ __global__ void __launch_bounds__(kThreads, 1024 / kThreads) place_slots(const R
   const SortMemory memory(dynamic, stride, kThreads / 32);
   if constexpr (kKind == MapKind::kOneBlock) ptx::wait_for_previous_kernel();
   ptx::let_next_kernel_start();
-  for (int i = threadIdx.x; i < 2 * stride; i += kThreads) memory.total[i] = 0;  // earlier too
   if constexpr (kKind == MapKind::kAnyIds) {
     if (threadIdx.x == 0) largest_bin = -1;
     __syncthreads();

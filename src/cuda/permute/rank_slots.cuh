@@ -13,8 +13,7 @@ enum class MapKind {
   kAnyIds,    // after count_slots; E is unknown, and ids may be too large for this sort
 };
 
-// Shared memory of the sort, `bins` (a multiple of 8) entries each. Total and
-// earlier are in the order of at(), the others by bin.
+// Shared memory of the sort, `bins` (a multiple of 8) entries each.
 struct SortMemory {
   int bins;
   int* total;             // slots of a bin in all ranges

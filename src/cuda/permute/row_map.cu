@@ -15,8 +15,8 @@ namespace {
 
 constexpr const char* kOp = "permute";
 
-// A range's count fits into 16 bits, and half the bytes are exchanged.
-bool has_short_counts(const PermutePlan& plan) { return plan.slots_per_block <= UINT16_MAX; }
+// Sums of four ranges' counts fit into 16 bits, and half the bytes are exchanged.
+bool has_short_counts(const PermutePlan& plan) { return plan.slots_per_block <= kMaxShortCount; }
 
 struct Scratch {
   int* num_kept;
@@ -37,8 +37,9 @@ Scratch lay_out(const PermutePlan& plan, const PermuteProblem& problem, void* me
     scratch.bytes += base::round_up(plan.num_map_blocks * int64_t{sizeof(BlockFacts)}, 16);
   }
   scratch.counts = base_address + scratch.bytes;
-  scratch.count_pitch = base::round_up(plan.num_bins, 8);  // rows of whole vectors
-  scratch.bytes += plan.num_map_blocks * scratch.count_pitch * (has_short_counts(plan) ? 2 : 4);
+  scratch.count_pitch = base::round_up(plan.num_map_blocks, 2);  // whole vectors of 16 bytes
+  scratch.bytes +=
+      base::round_up(plan.num_bins, 4) * scratch.count_pitch * (has_short_counts(plan) ? 2 : 4);
   return scratch;
 }
 
@@ -73,22 +74,30 @@ void launch_place_of(const RowMapArgs& args, const PermutePlan& plan, cudaStream
   launch_place<kMapThreads, 16, Count, kKind>(args, plan, stream);
 }
 
-template <typename Count>
-void launch_two(const RowMapArgs& args, const PermutePlan& plan, cudaStream_t stream) {
-  constexpr auto* kCount = &count_slots<Count>;
-  const int64_t histogram_bytes = args.num_bins * int64_t{sizeof(int)};
-  prefer_common_split<kCount>(kOp);
-  launch(kOp, kCount,
+template <int kItems, typename Count>
+void launch_count(const RowMapArgs& args, const PermutePlan& plan, cudaStream_t stream) {
+  constexpr auto* kKernel = &count_slots<kItems, Count>;
+  prefer_common_split<kKernel>(kOp);
+  launch(kOp, kKernel,
          {.num_blocks = plan.num_map_blocks,
           .num_threads = kMapThreads,
-          .shared_bytes = histogram_bytes,
+          .shared_bytes = args.num_bins * int64_t{sizeof(int)},
           .dependent = true},
          stream, args);
+}
+
+template <typename Count>
+void launch_two(const RowMapArgs& args, const PermutePlan& plan, cudaStream_t stream) {
+  switch (plan.map_items) {
+    case 2: launch_count<2, Count>(args, plan, stream); break;
+    case 4: launch_count<4, Count>(args, plan, stream); break;
+    default: launch_count<8, Count>(args, plan, stream);
+  }
   if (plan.map_items == 0) {
     launch(kOp, &place_slots_of_many_experts<Count>,
            {.num_blocks = plan.num_map_blocks,
             .num_threads = kMapThreads,
-            .shared_bytes = histogram_bytes,
+            .shared_bytes = args.num_bins * int64_t{sizeof(int)},
             .dependent = true},
            stream, args);
   } else if (args.num_experts == 0) {

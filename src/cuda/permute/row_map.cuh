@@ -31,7 +31,7 @@ struct RowMapArgs {
   uint32_t num_slots;
   int num_experts;  // 0: unknown
   int num_bins;
-  int count_pitch;  // from one row of `counts` to the next
+  int count_pitch;  // ranges in a column of `counts`, an even number
   uint32_t slots_per_block;
   int num_out;
   int align_size;          // a group's rows are padded to a multiple
@@ -40,7 +40,7 @@ struct RowMapArgs {
   int* slot_of_row;        // [num_out] or null
   int* tokens_per_expert;  // [num_experts] or null
   int* offsets;            // [num_experts] or null
-  void* counts;            // scratch [num_blocks, count_pitch], 16 or 32 bits
+  void* counts;            // scratch [ceil(num_bins / 4), count_pitch, 4], 16 or 32 bits
   BlockFacts* facts;       // scratch [num_blocks] where E is unknown
   int* num_kept;           // scratch [1]: where the last group ends, before num_out cuts
 
@@ -59,6 +59,17 @@ struct RowMapArgs {
     const bool kept = row >= 0 && row < num_out;
     row_id_map[static_cast<int64_t>(k) * num_tokens + token] = kept ? static_cast<int>(row) : -1;
     if (kept && slot_of_row != nullptr) slot_of_row[row] = static_cast<int>(slot);
+  }
+  // Four neighbouring bins are a column; the counts of all ranges stand side by side.
+  template <typename Count>
+  __device__ __forceinline__ Count& count_of(int range, int bin) const {
+    const int64_t vector = static_cast<int64_t>(bin / 4) * count_pitch + range;
+    return static_cast<Count*>(counts)[4 * vector + bin % 4];
+  }
+  // 16 bytes of a column: of one range, or of two if counts have 16 bits.
+  template <typename Count>
+  __device__ __forceinline__ const uint4* column_of(int column, int range) const {
+    return reinterpret_cast<const uint4*>(&count_of<Count>(range, 4 * column));
   }
   // Rows of a group of so many slots, pads included.
   __device__ __forceinline__ int padded(int count) const {

@@ -15,6 +15,9 @@ inline constexpr int kMapThreads = 512;
 inline constexpr int kOneBlockThreads = 1024;
 inline constexpr int kOneBlockItems = 4;
 
+// Largest count of a range that is exchanged in 16 bits: a thread adds four of them.
+inline constexpr int64_t kMaxShortCount = UINT16_MAX / 4;
+
 // `experts` rounded up so that a row of counts splits evenly among a warp's lanes.
 #ifdef __CUDACC__
 __host__ __device__

@@ -3,6 +3,7 @@
 // unpermute_bwd.cu. Start at unpermute_rows_bwd.
 #pragma once
 
+#include "cuda/common/warp_sums.cuh"
 #include "cuda/permute/empty_rows.cuh"
 #include "cuda/permute/unpermute_rows.cuh"
 
@@ -38,28 +39,6 @@ struct UnpermuteBwdArgs {
                : static_cast<int64_t>(blockIdx.x) - num_clear_blocks;
   }
 };
-
-// The sums over a warp of kCount values at once, a power of two: lane l gets that
-// of value l % kCount. Every step sends away half of the values still held.
-template <int kCount>
-__device__ __forceinline__ float warp_sums(float (&values)[kCount]) {
-  const int lane = threadIdx.x % 32;
-#pragma unroll
-  for (int half = kCount / 2; half >= 1; half /= 2) {
-    const bool is_upper = (lane & half) != 0;
-#pragma unroll
-    for (int i = 0; i < half; ++i) {
-      const float keep = is_upper ? values[i + half] : values[i];
-      const float send = is_upper ? values[i] : values[i + half];
-      values[i] = keep + __shfl_xor_sync(~0u, send, half);
-    }
-  }
-#pragma unroll
-  for (int step = kCount; step < 32; step *= 2) {
-    values[0] += __shfl_xor_sync(~0u, values[0], step);
-  }
-  return values[0];
-}
 
 // Adds up the dot products of the threads of a row, always in the same order, and
 // writes them for the slots from the k-th on. By all threads of the block.
