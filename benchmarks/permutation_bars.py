@@ -1,18 +1,20 @@
-"""The permutation as graph replays, back to back, against a copy of as many bytes.
+"""The permutation against a copy of as many bytes, each in the same mode.
 
-    python benchmarks/permutation_bars.py [map] [moves] [decode] [odd]
+    python benchmarks/permutation_bars.py [map] [moves] [decode] [odd] [--quick] [--only NAME,...]
 
-Prints microseconds and, after each, the ratio to the copy. Needs a GPU.
+Two modes: `cold`, one call after the L2 cache was written over, and `steady`, calls back to
+back in one CUDA graph. Prints microseconds and, for movements, the ratio to the copy. `--quick`
+leaves cold out. All graphs share one memory pool, so that what is compared lies at the same
+place. Needs a GPU; about a minute for everything.
 """
 
-import sys
+import argparse
 
 import grouped_gemm as gg
 import torch
 from grouped_gemm import ops
 
 raw = torch.ops.grouped_gemm
-ROUNDS = 7
 # T, topK, h, E
 LARGE = [
     (32768, 8, 4096, 128),
@@ -26,54 +28,93 @@ LARGE = [
 DECODE = [(1, 8, 2048, 128), (64, 8, 2048, 128), (512, 8, 2048, 128)]
 ODD = [(16384, 8, 1025, 128), (8192, 8, 7167, 256)]
 MAPS = [(512, 128), (2048, 128), (8192, 8), (8192, 128), (32768, 128), (131072, 128)]  # T, E
+STEADY_ROUNDS, COLD_ROUNDS = 7, 11
+STEADY_SECONDS = 2e-3  # of one round
 
 
-def time_us(call, repeats=20):
-    """The median of replays of a graph of `repeats` calls, per call."""
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            call()
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for _ in range(repeats):
-            call()
-    times = []
-    for _ in range(ROUNDS):
+class Timer:
+    """Microseconds of a call in both modes: medians."""
+
+    def __init__(self, cold: bool):
+        self.pool = torch.cuda.graph_pool_handle()
+        size = 3 * torch.cuda.get_device_properties(0).L2_cache_size
+        self.flushed = torch.empty(size, dtype=torch.uint8, device="cuda") if cold else None
+
+    def __call__(self, call) -> dict[str, float]:
+        stream = torch.cuda.Stream()
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                call()
+        torch.cuda.synchronize()
+        once = self._capture(call, 1)
+        repeats = int(STEADY_SECONDS / (self._replay(once) * 1e-6))
+        repeats = min(max(repeats, 4), 50)
+        many = self._capture(call, repeats)
+        times = {"steady": median(self._replay(many) for _ in range(STEADY_ROUNDS)) / repeats}
+        if self.flushed is not None:
+            times["cold"] = median(self._replay(once, cold=True) for _ in range(COLD_ROUNDS))
+        return times
+
+    def _capture(self, call, repeats: int) -> torch.cuda.CUDAGraph:
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self.pool):
+            for _ in range(repeats):
+                call()
+        return graph
+
+    def _replay(self, graph, cold: bool = False) -> float:
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda.synchronize()
+        if cold:
+            self.flushed.fill_(1)
         start.record()
         graph.replay()
         end.record()
         torch.cuda.synchronize()
-        times.append(start.elapsed_time(end) * 1e3 / repeats)
-    return sorted(times)[ROUNDS // 2]
+        return start.elapsed_time(end) * 1e3
 
 
-def copy_us(num_bytes):
+def median(values) -> float:
+    values = sorted(values)
+    return values[len(values) // 2]
+
+
+def copy_times(timer: Timer, num_bytes: int) -> dict[str, float]:
     """A kernel that reads and writes so many bytes together."""
     source = torch.zeros(num_bytes // 8, device="cuda")
     target = torch.empty_like(source)
-    return time_us(lambda: torch.neg(source, out=target))
+    return timer(lambda: torch.neg(source, out=target))
 
 
-def measure_map(tokens, experts):
+def told(name: str, times: dict, copy: dict | None = None) -> str:
+    parts = []
+    for mode, us in times.items():
+        ratio = f" {copy[mode] / us:.3f}" if copy else ""
+        parts.append(f"{mode} {us:.2f}{ratio}")
+    return f"{name}: " + ", ".join(parts)
+
+
+def measure_map(timer: Timer, tokens: int, experts: int, wanted) -> None:
     rows = [torch.randperm(experts, device="cuda")[:8] for _ in range(512)]
     ids = torch.stack(rows).repeat(tokens // 512, 1)
     x = torch.empty(tokens, 0, device="cuda", dtype=torch.bfloat16)
-    native = time_us(lambda: gg.moe_permute(x, ids, num_experts=experts))
-    drop_in = time_us(lambda: ops.permute(x, ids))
-    print(f"map {tokens * 8} slots E={experts}: {native:.2f} us, E not told {drop_in:.2f} us")
+    calls = {
+        "map": lambda: gg.moe_permute(x, ids, num_experts=experts),
+        "map, E not told": lambda: ops.permute(x, ids),
+    }
+    parts = [told(name, timer(call)) for name, call in calls.items() if wanted(name)]
+    print(f"{tokens * 8} slots E={experts}  " + "; ".join(parts), flush=True)
 
 
-def measure_moves(tokens, topk, hidden, experts, dtype):
+def measure_moves(timer: Timer, tokens, topk, hidden, experts, dtype, wanted) -> None:
     x = torch.randn(tokens, hidden, device="cuda").to(dtype)
     ids = torch.rand(tokens, experts, device="cuda").topk(topk).indices
     probs = torch.rand(tokens, topk, device="cuda")
     done = gg.moe_permute(x, ids, num_experts=experts)
     rows, row_map, slots = done.permuted, done.row_id_map, tokens * topk
     moved = (tokens + slots) * hidden * x.element_size()
-    once, both = copy_us(moved), copy_us(moved + slots * hidden * x.element_size())
+    once = copy_times(timer, moved)
+    both = copy_times(timer, moved + slots * hidden * x.element_size())
     calls = {
         "moe_permute": (once, lambda: gg.moe_permute(x, ids, num_experts=experts)),
         "permute": (once, lambda: ops.permute(x, ids)),
@@ -84,25 +125,40 @@ def measure_moves(tokens, topk, hidden, experts, dtype):
             lambda: raw._unpermute_bwd(x, rows, row_map, probs, topk, slots, True),
         ),
     }
-    repeats = 5 if slots * hidden > 1 << 29 else 20
-    times = {name: (copy, time_us(call, repeats)) for name, (copy, call) in calls.items()}
-    told = "; ".join(f"{n} {us:.1f} us {copy / us:.3f}" for n, (copy, us) in times.items())
-    print(f"{tokens}x{topk}x{hidden}x{experts} {str(dtype)[6:]}: {told}", flush=True)
+    print(f"{tokens}x{topk}x{hidden}x{experts} {str(dtype)[6:]}")
+    for name, (copy, call) in calls.items():
+        if wanted(name):
+            print("  " + told(name, timer(call), copy), flush=True)
 
 
-def main():
-    wanted = sys.argv[1:] or ["map", "moves", "decode", "odd"]
-    if "map" in wanted:
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    kinds = ("map", "moves", "decode", "odd")
+    parser.add_argument("kinds", nargs="*", metavar="KIND", help=f"of {', '.join(kinds)}: all")
+    parser.add_argument("--quick", action="store_true", help="back to back only")
+    parser.add_argument("--only", metavar="NAME,...", help="these operations")
+    arguments = parser.parse_args()
+    for kind in arguments.kinds:
+        if kind not in kinds:
+            parser.error(f"KIND got {kind!r}; needs one of {', '.join(kinds)}")
+    names = arguments.only.split(",") if arguments.only else []
+
+    def wanted(name: str) -> bool:
+        return not names or name in names
+
+    timer = Timer(cold=not arguments.quick)
+    chosen = arguments.kinds or kinds
+    if "map" in chosen:
         for tokens, experts in MAPS:
-            measure_map(tokens, experts)
+            measure_map(timer, tokens, experts, wanted)
     for kind, shapes, dtypes in (
         ("moves", LARGE, [torch.bfloat16]),
         ("decode", DECODE, [torch.bfloat16]),
         ("odd", ODD, [torch.float8_e4m3fn, torch.bfloat16]),
     ):
-        for shape in shapes if kind in wanted else []:
+        for shape in shapes if kind in chosen else []:
             for dtype in dtypes:
-                measure_moves(*shape, dtype)
+                measure_moves(timer, *shape, dtype, wanted)
 
 
 if __name__ == "__main__":
