@@ -36,6 +36,9 @@ BYTES = [
     (move_case("unpermute", (6, 2, 7, 3), "fp8", "all", probs=True), (6 + 12) * 7),
     (move_case("unpermute_bwd", (6, 2, 7, 3), "fp32", "all", probs=True), (6 + 24) * 7 * 4),
     (move_case("unpermute_bwd", (6, 2, 7, 3), "fp32", "all"), (6 + 12) * 7 * 4),
+    (move_case("permute_with", (6, 2, 7, 3), "bf16", "all", call="probs"), (6 + 12) * 7 * 2),
+    (move_case("unpermute_with", (6, 2, 7, 3), "bf16", "all", call="residual"), (12 + 12) * 7 * 2),
+    (move_case("sort_chunks", (6, 1, 7, 3), "bf16", "all", call="rows"), (6 + 6) * 7 * 2),
     (move_case("map", (6, 2, 0, 3), "bf16", "all"), 12 * (8 + 4)),
 ]
 
@@ -123,6 +126,9 @@ WANTED = [  # op and what its name must hold
     ("unpermute", "/65536x8x2048x128/bf16/probs"),
     ("unpermute_bwd", "/8192x8x7168x256/bf16/probs"),
     ("map", "/4096x2x0x8/"),
+    *(("permute_with", f"/{option}") for option in ("align128", "capacity", "routing-map")),
+    ("unpermute_with", "/residual"),
+    ("sort_chunks", "/probs"),
     ("sinkhorn", "/131072x256/"),
     ("moe", "/mixtral8x7b/"),
     ("moe_train", "/qwen3-30b/"),

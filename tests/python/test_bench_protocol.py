@@ -13,6 +13,7 @@ from grouped_gemm.bench.operands import Operands
 from grouped_gemm.bench.peers.ceiling_peers import Copy, Dense
 from grouped_gemm.bench.peers.ours import Ours
 from grouped_gemm.bench.peers.torch_peers import Loop
+from grouped_gemm.bench.permute_options import OPTIONS
 from grouped_gemm.bench.session import Pace, Session
 
 TINY = protocol.Budget(3, 0.05, windows=3, window_seconds=0.005, lead_seconds=0.0)
@@ -42,6 +43,11 @@ CHECKED = [
     ),
     move_case("permute_bwd", (50, 2, 16, 5), "bf16", "all"),
     move_case("map", (50, 2, 0, 5), "bf16", "all"),
+    *(
+        move_case(op, (50, 1 if op == "sort_chunks" else 2, 16, 5), "bf16", "all", call=option)
+        for op, options in OPTIONS.items()
+        for option in options
+    ),
     Case("sinkhorn/64x8/fp32", "sinkhorn", "fp32", "all", 8, 64),
     Case("moe/small/fp32", "moe", "fp32", "all", 4, 40, 32, 16, topk=2),
     Case("moe_train/small/fp32", "moe_train", "fp32", "all", 4, 40, 32, 16, topk=2),
@@ -108,7 +114,8 @@ def test_an_error_far_from_every_sampled_element_is_seen_by_the_projection():
 
 
 def test_wrong_movements_are_refused():
-    for case in (c for c in CHECKED if c.op in ("permute", "unpermute", "unpermute_bwd", "map")):
+    moved = ("permute", "unpermute", "unpermute_bwd", "map", *OPTIONS)
+    for case in (c for c in CHECKED if c.op in moved):
         made = Operands(torch.device("cpu")).of(case)
         result = Ours().build(case, made)()
         parts = list(result) if isinstance(result, tuple) else [result]

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 GEMM_OPS = ("fwd", "dgrad", "wgrad", "train")
 MOVE_OPS = ("map", "permute", "unpermute", "permute_bwd", "unpermute_bwd")
 MOE_OPS = ("moe", "moe_train")
+OPTION_OPS = ("permute_with", "unpermute_with", "sort_chunks")  # permute_options.py
 ROUTE_OPS = ("route", "route_bwd")
-OPS = (*GEMM_OPS, *MOVE_OPS, "sinkhorn", *ROUTE_OPS, *MOE_OPS, "host")
+OPS = (*GEMM_OPS, *MOVE_OPS, *OPTION_OPS, "sinkhorn", *ROUTE_OPS, *MOE_OPS, "host")
 LEVELS = ("quick", "default", "all")
 
 
@@ -37,7 +38,7 @@ class Case:
     topk: int = 0
     hidden: int = 0  # h of a permutation
     probs: bool = False
-    call: str = ""  # host cases: which call
+    call: str = ""  # host cases: which call; permutations with an option: which
     seed: int = 0
 
     @property
@@ -117,12 +118,14 @@ def gemm_case(op, shape, numbers, sizes, dtype, level, layout="nk", out="same") 
     return Case(name, op, dtype, level, experts, tokens, k, n, sizes, layout, out)
 
 
-def move_case(op, numbers, dtype, level, probs=False) -> Case:
-    """``numbers``: (T, topK, h, E)."""
+def move_case(op, numbers, dtype, level, probs=False, call="") -> Case:
+    """``numbers``: (T, topK, h, E). ``call``: an option of permute_options.py."""
     tokens, topk, hidden, experts = numbers
     shape = f"{tokens}x{topk}x{hidden}x{experts}"
-    name = f"{op}/{shape}/{dtype}" + ("/probs" if probs else "")
-    return Case(name, op, dtype, level, experts, tokens, topk=topk, hidden=hidden, probs=probs)
+    name = f"{op}/{shape}/{dtype}" + ("/probs" if probs else "") + (f"/{call}" if call else "")
+    return Case(
+        name, op, dtype, level, experts, tokens, topk=topk, hidden=hidden, probs=probs, call=call
+    )
 
 
 def projections(models: dict) -> dict[str, tuple[int, int, int, int]]:
@@ -230,10 +233,11 @@ def all_cases(device: str) -> list[Case]:
     if device == "cpu":
         found = list(cpu_cases())
     else:
+        from .permute_options import option_cases
         from .routing import route_cases  # which needs Case
 
-        found = [*gemm_cases(MODELS), *move_cases(), *sinkhorn_cases(SINKHORN), *route_cases()]
-        found += [*layer_cases(LAYERS, "bf16"), *host_cases("bf16")]
+        found = [*gemm_cases(MODELS), *move_cases(), *option_cases(), *sinkhorn_cases(SINKHORN)]
+        found += [*route_cases(), *layer_cases(LAYERS, "bf16"), *host_cases("bf16")]
     blocks: dict[str, list[Case]] = {}
     for case in found:
         blocks.setdefault(case.block, []).append(case)

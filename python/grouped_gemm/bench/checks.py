@@ -11,9 +11,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .cases import GEMM_OPS, MOE_OPS, Case
+from .cases import GEMM_OPS, MOE_OPS, OPTION_OPS, Case
 from .check_gemm import ROUNDING, gemm_complaint
 from .operands import Layer, Logits, Move
+from .permute_options import option_complaint
 from .routing import Route, route_complaint
 
 
@@ -37,6 +38,8 @@ def complaint(case: Case, operands, result, narrow_sums: bool = False) -> str | 
             if wrong:
                 return f"{part}: {wrong}"
         return None
+    if case.op in OPTION_OPS:
+        return option_complaint(case, operands, results, _merged, _close)
     if isinstance(operands, Move):
         return _move_complaint(case, operands, results, narrow_sums)
     if isinstance(operands, Route):

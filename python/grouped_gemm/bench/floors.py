@@ -7,7 +7,8 @@ floor = max(FLOPs / dense rate, bytes / copy rate), both rates measured in the s
 
 from __future__ import annotations
 
-from .cases import GEMM_OPS, MOE_OPS, MOVE_OPS, ROUTE_OPS, Case
+from .cases import GEMM_OPS, MOE_OPS, MOVE_OPS, OPTION_OPS, ROUTE_OPS, Case
+from .permute_options import option_rows
 from .routing import route_bytes
 from .sizes import group_sizes
 
@@ -39,6 +40,8 @@ def bytes_moved(case: Case) -> int:
     if case.op in ROUTE_OPS:
         return route_bytes(case)
     size = ELEMENT_BYTES[case.dtype]
+    if case.op in OPTION_OPS:
+        return option_rows(case) * case.hidden * size
     if case.op == "sinkhorn":  # read once, written once; the iterations stay on the chip
         return 2 * case.tokens * case.experts * size
     if case.op in MOE_OPS:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .cases import GEMM_OPS, MOE_OPS, MOVE_OPS, ROUTE_OPS, Case
+from .cases import GEMM_OPS, MOE_OPS, MOVE_OPS, OPTION_OPS, ROUTE_OPS, Case
 from .routing import Route, route_operands
 from .sizes import expert_ids, group_sizes
 
@@ -103,7 +103,7 @@ class Operands:
         """The operands of a case; raises torch.OutOfMemoryError where they do not fit."""
         if case.op in GEMM_OPS or case.op == "host":
             return self._gemm(case)
-        if case.op in MOVE_OPS:
+        if case.op in (*MOVE_OPS, *OPTION_OPS):
             return self._move(case)
         if case.op in MOE_OPS:
             return self._layer(case)
@@ -176,7 +176,7 @@ class Operands:
             }
 
         kept = dict(self._keep(("move", tokens, topk, hidden, case.experts, case.dtype), make))
-        if not case.probs:
+        if not case.probs and case.op not in OPTION_OPS:
             kept["probs"] = None
         return Move(experts=case.experts, **kept)
 

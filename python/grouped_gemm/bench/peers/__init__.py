@@ -31,6 +31,7 @@ and, where they apply, these attributes:
     permute         rows [N, h], or a tuple that begins with them
     unpermute, permute_bwd      [T, h]
     unpermute_bwd   (row gradients [N, h], prob gradients [T, topK] float32 or nothing)
+    permute_with, unpermute_with, sort_chunks   what our functions return (permute_options.py)
     sinkhorn        [T, E]
     route           (probs [T, topK], ids [T, topK], counts [E]);  route_bwd  [T, E]
     moe, moe_train  y [T, h], or (y, dx, dw of the two expert weights)

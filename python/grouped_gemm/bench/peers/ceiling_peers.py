@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import torch
 
-from ..cases import GEMM_OPS, MOE_OPS, MOVE_OPS, ROUTE_OPS, Case
+from ..cases import GEMM_OPS, MOE_OPS, MOVE_OPS, OPTION_OPS, ROUTE_OPS, Case
 from ..floors import bytes_moved
 from ..operands import Gemm, Layer
 
@@ -75,7 +75,7 @@ class Copy:
         return None
 
     def supports(self, case: Case) -> str | None:
-        memory_bound = case.op in (*MOVE_OPS, *ROUTE_OPS, "sinkhorn")
+        memory_bound = case.op in (*MOVE_OPS, *OPTION_OPS, *ROUTE_OPS, "sinkhorn")
         return None if memory_bound and bytes_moved(case) else "bound by its products"
 
     def build(self, case: Case, operands) -> Callable[[], object]:

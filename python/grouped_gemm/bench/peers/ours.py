@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 import torch
 
-from .. import routing
-from ..cases import GEMM_OPS, MOVE_OPS, ROUTE_OPS, Case
+from .. import permute_options, routing
+from ..cases import GEMM_OPS, MOVE_OPS, OPTION_OPS, ROUTE_OPS, Case
 from ..operands import DTYPES, Gemm, Layer, Move
 
 
@@ -36,6 +36,8 @@ class Ours:
             return _gemm(grouped_gemm, case, operands)
         if case.op in MOVE_OPS:
             return _move(grouped_gemm, case, operands)
+        if case.op in OPTION_OPS:
+            return permute_options.ours(grouped_gemm, case, operands)
         if case.op in ROUTE_OPS:
             return routing.ours(grouped_gemm, case, operands)
         if case.op == "sinkhorn":

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from .. import routing
-from ..cases import GEMM_OPS, MOE_OPS, MOVE_OPS, ROUTE_OPS, Case
+from ..cases import GEMM_OPS, MOE_OPS, MOVE_OPS, OPTION_OPS, ROUTE_OPS, Case
 from ..operands import Gemm, Layer, Move
 
 
@@ -23,6 +23,8 @@ class TorchGrouped:
         return None if hasattr(F, "grouped_mm") else f"torch {torch.__version__} has no grouped_mm"
 
     def supports(self, case: Case) -> str | None:
+        if case.op in OPTION_OPS:
+            return "plain permutations only"
         if case.op in MOVE_OPS and case.dtype == "fp8":
             return "torch gathers and sums no fp8"
         if case.op == "host":
