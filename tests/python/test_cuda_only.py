@@ -356,7 +356,19 @@ def test_more_slots_of_an_expert_in_one_block_than_16_bits_count(num_experts):
     assert torch.equal(ops.permute(x, indices)[1].long(), row_id_map.flatten())
 
 
-@pytest.mark.parametrize("tokens", [100, 5000])
+@pytest.mark.parametrize("tokens", [4096, 1 << 17])
+def test_one_expert_takes_every_slot(tokens):
+    indices = torch.full((tokens, 8), 5, device="cuda")
+    indices[tokens // 3, 2] = 99
+    x = torch.empty(tokens, 0, device="cuda")
+    result = grouped_gemm.moe_permute(x, indices, num_experts=128)
+    row_id_map, counts = sorted_by_torch(indices, 128)
+    assert torch.equal(result.row_id_map.long(), row_id_map)
+    assert torch.equal(result.tokens_per_expert.long(), counts)
+    assert torch.equal(result.offs.long(), counts.cumsum(0))
+
+
+@pytest.mark.parametrize("tokens", [100, 5000, 40_000])
 def test_calls_that_follow_each_other_without_pause_do_not_overtake(tokens):
     """A call's kernels start before the one in front has ended; their results must not."""
     x = torch.randn(tokens, 72, device="cuda").bfloat16()

@@ -9,7 +9,7 @@ namespace gg::test {
 namespace {
 
 // Lengths around those at which rows are shared out differently, in elements.
-constexpr int64_t kLengths[] = {15, 16, 17, 31, 33, 127, 255, 256, 1025, 4097, 8200};
+constexpr int64_t kLengths[] = {1, 15, 16, 17, 31, 33, 127, 255, 256, 530, 1025, 4097, 7167, 8200};
 
 class CudaRows : public OnDevice {};
 
