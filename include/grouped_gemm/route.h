@@ -1,6 +1,7 @@
 // Top-k routing: from the router's logits to each token's experts, their
 // weights and the counts, with the sums that auxiliary losses need; and its
-// gradient. One pass over the logits each way.
+// gradient. One pass over the logits each way; none for the gradient of weights
+// that are a softmax over the chosen logits, which probs and indices tell.
 #pragma once
 
 #include "grouped_gemm/tensor_view.h"
@@ -62,6 +63,7 @@ struct RouteBwdProblem {
   int64_t num_sequences = 1;
   TensorView logits{};           // as in the forward
   TensorView indices{};          // [T, topk] int32, the forward's
+  TensorView probs{};            // [T, topk], the forward's; needed beside probs_grad
   TensorView probs_grad{};       // optional, [T, topk] of probs' dtype
   TensorView score_sums_grad{};  // optional, [num_sequences, E]
   TensorView z_sums_grad{};      // optional, [num_sequences]
@@ -74,6 +76,7 @@ struct RoutePlan {
   int pieces_per_sequence = 0;  // their sums are added in order
   int lanes_per_token = 0;      // CUDA: 8 or 32 lanes hold a token's logits,
   int values_per_lane = 0;      // so many in each
+  int tokens_per_tile = 0;      // CUDA, route_bwd of chosen logits alone: a warp's tokens
 
   bool operator==(const RoutePlan&) const = default;
 };

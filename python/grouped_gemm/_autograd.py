@@ -208,7 +208,7 @@ class MoeRoute(torch.autograd.Function):
     @staticmethod
     def forward(ctx, logits, expert_bias, *options):
         probs, indices, counts, *sums = raw._route(logits, expert_bias, *options)
-        ctx.save_for_backward(logits, indices)
+        ctx.save_for_backward(logits, indices, probs)
         topk, sigmoid, pre_softmax, normalize_topk, *_, scaling_factor, num_sequences, _ = options
         ctx.options = topk, sigmoid, pre_softmax, normalize_topk, scaling_factor, num_sequences
         ctx.with_sums = options[-1]
@@ -219,10 +219,10 @@ class MoeRoute(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, probs_grad, _indices, _counts, score_sums_grad, z_sums_grad):
-        logits, indices = ctx.saved_tensors
+        logits, indices, probs = ctx.saved_tensors
         if not ctx.with_sums:
             score_sums_grad = z_sums_grad = None  # of nothing
         logits_grad = raw._route_bwd(
-            logits, indices, probs_grad, score_sums_grad, z_sums_grad, *ctx.options
+            logits, indices, probs, probs_grad, score_sums_grad, z_sums_grad, *ctx.options
         )
         return logits_grad, *(None,) * 11

@@ -70,7 +70,9 @@ def moe_route(
     Returns:
         :class:`MoeRouted`. ``probs``, ``score_sums`` and ``z_sums`` are differentiable in
         ``logits``; ``score_sums`` is the sum over tokens of their scores over all experts,
-        scaled to sum to 1 for each token, ``z_sums`` that of (log sum exp logits)^2.
+        scaled to sum to 1 for each token, ``z_sums`` that of (log sum exp logits)^2. The
+        backward pass takes ``probs`` as they were returned: autograd refuses it where they
+        were changed in place (write ``probs = probs / x``, not ``probs /= x``).
 
     Experts are chosen by score plus bias; where that order is the logits' own (no bias,
     no groups), by the logits, so that scores that round to the same value do not tie.

@@ -108,7 +108,12 @@ void validate(const RouteBwdProblem& p, const Target& target) {
   require_options(kBackward, p.options, E);
   require_sequences(kBackward, p.num_sequences, T);
   require_int32({kBackward, "indices"}, p.indices, {T, p.options.topk}, "[tokens, topk]");
+  if (p.probs.defined()) {
+    require_wide({kBackward, "probs"}, p.probs, {T, p.options.topk}, "[tokens, topk]", dtype);
+  }
   if (p.probs_grad.defined()) {
+    GG_REQUIRE(p.probs.defined(), kBackward,
+               ": probs got none beside probs_grad; needs those of the forward");
     require_wide({kBackward, "probs_grad"}, p.probs_grad, {T, p.options.topk}, "[tokens, topk]",
                  dtype);
   }
@@ -168,7 +173,7 @@ std::string to_string(const RoutePlan& plan) {
   return base::concat(
       "route ", to_string(plan.path), " pieces_per_sequence=", plan.pieces_per_sequence,
       " lanes_per_token=", plan.lanes_per_token, " values_per_lane=", plan.values_per_lane,
-      " workspace=", plan.workspace_bytes, "B");
+      " tokens_per_tile=", plan.tokens_per_tile, " workspace=", plan.workspace_bytes, "B");
 }
 
 }  // namespace gg

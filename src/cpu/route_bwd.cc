@@ -1,7 +1,7 @@
-// Gradient of route on the CPU: the scores are computed again from the logits,
-// and the three gradients (of the weights, of the score sums, of the squared
-// logsumexp) meet in one row. Only weights of chosen experts depend on the
-// choice; the choice itself has no gradient.
+// Gradient of route on the CPU: the three gradients (of the weights, of the score
+// sums, of the squared logsumexp) meet in one row. The weights are the forward's;
+// scores of other experts are computed again from the logits, where they are
+// needed. The choice itself has no gradient.
 #include "cpu/door.h"
 #include "cpu/parallel.h"
 #include "cpu/route_row.h"
@@ -9,30 +9,33 @@
 namespace gg::cpu {
 namespace {
 
+// Whether a weight depends on every logit: softmax before the top-k.
+bool spreads(const RouteOptions& o) {
+  return o.score_function == ScoreFunction::kSoftmax && !is_normalized(o);
+}
+
 // Adds the gradient of sum_k probs_grad[k] * probs[k] to grad[E].
 template <typename Acc>
 void add_probs_grad(const RouteBwdProblem& p, int64_t t, const RowScores<Acc>& row, Acc* grad) {
   const RouteOptions& o = p.options;
   const bool is_sigmoid = o.score_function == ScoreFunction::kSigmoid;
   const int32_t* chosen = static_cast<const int32_t*>(p.indices.data) + t * o.topk;
+  const Acc* probs = static_cast<const Acc*>(p.probs.data) + t * o.topk;
   const Acc* probs_grad = static_cast<const Acc*>(p.probs_grad.data) + t * o.topk;
   for (int k = 0; k < o.topk; ++k) {
     if (chosen[k] < 0 || chosen[k] >= p.logits.size(1)) return;  // not the forward's
   }
-  Acc weights[kMaxRouteTopk];
-  Acc weight_grads[kMaxRouteTopk];
-  choose_weights(o, row, chosen, weights);
-  Acc dot = 0;
+  const Acc scale = static_cast<Acc>(o.scaling_factor);
+  Acc dot = 0;  // normalized: the weights' mean of probs_grad
   for (int k = 0; k < o.topk; ++k) {
-    weight_grads[k] = probs_grad[k] * static_cast<Acc>(o.scaling_factor);
-    dot += weights[k] * weight_grads[k];
+    const Acc weight = is_normalized(o) && scale != 0 ? probs[k] / scale : probs[k];
+    dot += weight * probs_grad[k];
   }
-  if (!is_sigmoid && !is_normalized(o)) {  // every logit takes part in a chosen one's softmax
+  if (spreads(o)) {
     for (int64_t e = 0; e < p.logits.size(1); ++e) grad[e] -= row.softmax(e) * dot;
   }
   for (int k = 0; k < o.topk; ++k) {
-    Acc value = weights[k] * weight_grads[k];
-    if (is_normalized(o)) value -= weights[k] * dot;
+    Acc value = probs[k] * (is_normalized(o) ? probs_grad[k] - dot : probs_grad[k]);
     if (is_sigmoid) value *= sigmoid(-row.x[chosen[k]]);
     grad[chosen[k]] += value;
   }

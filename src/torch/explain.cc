@@ -183,7 +183,8 @@ std::string explain_route_bwd(const Question& q) {
   problem.logits_grad = logits;
   problem.options.topk = static_cast<int>(q.topk);
   problem.indices = view(nullptr, DType::kInt32, {q.tokens, q.topk});
-  problem.probs_grad = view(nullptr, DType::kFloat32, {q.tokens, q.topk});
+  problem.probs = view(nullptr, DType::kFloat32, {q.tokens, q.topk});
+  problem.probs_grad = problem.probs;
   return to_string(plan_route_bwd(problem, target_of(q)));
 }
 

@@ -62,11 +62,12 @@ STABLE_TORCH_LIBRARY(grouped_gemm, m) {
       "bool normalize_topk, int num_groups, int group_topk, int group_score_topk, "
       "float scaling_factor, int num_sequences, bool with_sums) -> "
       "(Tensor, Tensor, Tensor, Tensor, Tensor)");
-  // Gradient of the logits, from those of probs and of the two sums.
+  // Gradient of the logits, from those of probs (beside which it needs probs) and of
+  // the two sums.
   m.def(
-      "_route_bwd(Tensor logits, Tensor indices, Tensor? probs_grad, Tensor? score_sums_grad, "
-      "Tensor? z_sums_grad, int topk, bool sigmoid, bool pre_softmax, bool normalize_topk, "
-      "float scaling_factor, int num_sequences) -> Tensor");
+      "_route_bwd(Tensor logits, Tensor indices, Tensor? probs, Tensor? probs_grad, "
+      "Tensor? score_sums_grad, Tensor? z_sums_grad, int topk, bool sigmoid, bool pre_softmax, "
+      "bool normalize_topk, float scaling_factor, int num_sequences) -> Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(grouped_gemm, CPU, m) { GG_REGISTER_OPERATORS(m); }

@@ -48,10 +48,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> route(
     Tensor logits, std::optional<Tensor> expert_bias, int64_t topk, bool sigmoid, bool pre_softmax,
     bool normalize_topk, int64_t num_groups, int64_t group_topk, int64_t group_score_topk,
     double scaling_factor, int64_t num_sequences, bool with_sums);
-Tensor route_bwd(Tensor logits, Tensor indices, std::optional<Tensor> probs_grad,
-                 std::optional<Tensor> score_sums_grad, std::optional<Tensor> z_sums_grad,
-                 int64_t topk, bool sigmoid, bool pre_softmax, bool normalize_topk,
-                 double scaling_factor, int64_t num_sequences);
+Tensor route_bwd(Tensor logits, Tensor indices, std::optional<Tensor> probs,
+                 std::optional<Tensor> probs_grad, std::optional<Tensor> score_sums_grad,
+                 std::optional<Tensor> z_sums_grad, int64_t topk, bool sigmoid, bool pre_softmax,
+                 bool normalize_topk, double scaling_factor, int64_t num_sequences);
 
 }  // namespace gg::torch_binding
 

@@ -101,10 +101,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> route(
   return {probs, indices, tokens_per_expert, score_sums, z_sums};
 }
 
-Tensor route_bwd(Tensor logits, Tensor indices, std::optional<Tensor> probs_grad,
-                 std::optional<Tensor> score_sums_grad, std::optional<Tensor> z_sums_grad,
-                 int64_t topk, bool sigmoid, bool pre_softmax, bool normalize_topk,
-                 double scaling_factor, int64_t num_sequences) {
+Tensor route_bwd(Tensor logits, Tensor indices, std::optional<Tensor> probs,
+                 std::optional<Tensor> probs_grad, std::optional<Tensor> score_sums_grad,
+                 std::optional<Tensor> z_sums_grad, int64_t topk, bool sigmoid, bool pre_softmax,
+                 bool normalize_topk, double scaling_factor, int64_t num_sequences) {
   constexpr const char* kOp = "route_bwd";
   const Device device(kOp, "logits", logits);
   device.require_same("indices", indices);
@@ -119,6 +119,7 @@ Tensor route_bwd(Tensor logits, Tensor indices, std::optional<Tensor> probs_grad
       .num_sequences = num_sequences,
       .logits = to_view(kOp, "logits", logits),
       .indices = to_view(kOp, "indices", indices)};
+  problem.probs = optional_view(device, kOp, "probs", probs);
   problem.probs_grad = optional_view(device, kOp, "probs_grad", probs_grad);
   problem.score_sums_grad = optional_view(device, kOp, "score_sums_grad", score_sums_grad);
   problem.z_sums_grad = optional_view(device, kOp, "z_sums_grad", z_sums_grad);

@@ -74,10 +74,11 @@ def route_calls(device):
     return {
         "_route": (logits, None, 2, False, True, False, 1, 1, 2, 1.0, 1, False),
         "_route sums groups bias": (logits.bfloat16(), bias, *v3),
-        "_route_bwd": (logits, indices, *grads, 3, True, False, True, 2.5, 3),
+        "_route_bwd": (logits, indices, probs, *grads, 3, True, False, True, 2.5, 3),
         "_route_bwd only probs": (
             logits,
             indices,
+            probs,
             grads[0],
             None,
             None,
@@ -88,7 +89,7 @@ def route_calls(device):
             1.0,
             1,
         ),
-        "_route_bwd only sums": (logits, indices, None, *grads[1:], 3, False, False, False, 1.0, 3),
+        "_route_bwd only sums": (logits, indices, None, None, *grads[1:], 3, False, False, False, 1.0, 3),
     }
 
 

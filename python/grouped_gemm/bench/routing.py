@@ -71,7 +71,7 @@ def ours(gg, case: Case, r: Route):
         return lambda: gg.moe_route(r.logits, r.topk)[:3]
     raw, indices = torch.ops.grouped_gemm, r.indices.int()
     options = (r.topk, False, False, False, 1.0, 1)
-    return lambda: raw._route_bwd(r.logits, indices, r.probs_grad, None, None, *options)
+    return lambda: raw._route_bwd(r.logits, indices, r.probs, r.probs_grad, None, None, *options)
 
 
 def torch_call(case: Case, r: Route, transform=lambda function: function):

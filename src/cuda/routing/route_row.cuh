@@ -16,8 +16,6 @@ namespace gg::cuda {
 template <int kValues>
 inline constexpr int kRouteWarps = kValues <= 8 ? 16 : 8;
 
-inline constexpr int kRouteBwdWarps = 8;
-
 // Values of a lane that one access moves.
 template <typename T, int kValues>
 inline constexpr int kRouteChunk = kValues * sizeof(T) <= 16 ? kValues : 16 / sizeof(T);

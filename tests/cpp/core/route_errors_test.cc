@@ -33,6 +33,7 @@ RouteBwdProblem right_route_bwd() {
           .num_sequences = 2,
           .logits = f32({6, 8}),
           .indices = i32({6, 2}),
+          .probs = f32({6, 2}),
           .probs_grad = f32({6, 2}),
           .score_sums_grad = f32({2, 8}),
           .z_sums_grad = f32({2}),
@@ -72,6 +73,10 @@ TEST(RouteRefuses, WrongTensors) {
                  {"tokens_per_expert got shape [8]", "[2, 8]"});
   expect_refused(right_route(), &RouteProblem::z_sums, TensorView{}, {"z_sums", "both"});
   expect_refused(right_route(), &RouteProblem::score_sums, f32({1, 8}), {"score_sums", "[1, 8]"});
+  expect_refused(right_route_bwd(), &RouteBwdProblem::probs, f32({6, 3}),
+                 {"route_bwd: probs got shape [6, 3]", "[6, 2]"});
+  expect_refused(right_route_bwd(), &RouteBwdProblem::probs, TensorView{},
+                 {"route_bwd: probs got none beside probs_grad", "forward"});
   expect_refused(right_route_bwd(), &RouteBwdProblem::probs_grad, i32({6, 2}),
                  {"route_bwd: probs_grad", "int32"});
   expect_refused(right_route_bwd(), &RouteBwdProblem::score_sums_grad, f32({6, 8}),

@@ -28,6 +28,31 @@ TEST(Route, FollowsItsRulesForEveryVariantAndShape) {
   }
 }
 
+TEST(Route, ComposesTheGradientOfWeightsAlone) {
+  for (const RouteOptions& options : route_variants()) {
+    RouteCase route(20, 12, options);
+    route.only_weights = true;
+    run_on_cpu(route.problem(), Path::kParallel);
+    run_on_cpu(route.bwd_problem(), Path::kParallel);
+    route.expect_right_gradient(1e-5);
+  }
+  for (int64_t E : kOddExperts) {
+    RouteCase route(5, E, {.topk = 5});
+    run_on_cpu(route.problem(), Path::kParallel);
+    run_on_cpu(route.bwd_problem(), Path::kParallel);
+    route.expect_right_gradient(1e-5);
+  }
+}
+
+TEST(Route, WithoutAnyGradientStoresZeros) {
+  RouteCase route(7, 12, {.topk = 2});
+  RouteBwdProblem backward = route.bwd_problem();
+  backward.probs = backward.probs_grad = TensorView{};
+  backward.score_sums_grad = backward.z_sums_grad = TensorView{};
+  run_on_cpu(backward, Path::kParallel);
+  EXPECT_TRUE(all_zero(route.logits_grad));
+}
+
 TEST(Route, TakesEveryDtype) {
   for (DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kFloat16, DType::kFloat64}) {
     RouteCase route(40, 24, {.topk = 2, .pre_softmax = true}, dtype);

@@ -20,6 +20,7 @@ struct RouteCase {
   Tensor logits, bias, probs, indices, counts, score_sums, z_sums, invalid;
   Tensor probs_grad, score_sums_grad, z_sums_grad, logits_grad;
   bool has_bias = false;
+  bool only_weights = false;  // the sums have no gradient
 
   RouteCase(int64_t T, int64_t E, RouteOptions route_options, DType dtype = DType::kFloat32,
             int64_t sequences = 1)
@@ -69,9 +70,10 @@ struct RouteCase {
             .num_sequences = num_sequences,
             .logits = logits.view(),
             .indices = indices.view(),
+            .probs = probs.view(),
             .probs_grad = probs_grad.view(),
-            .score_sums_grad = score_sums_grad.view(),
-            .z_sums_grad = z_sums_grad.view(),
+            .score_sums_grad = only_weights ? TensorView{} : score_sums_grad.view(),
+            .z_sums_grad = only_weights ? TensorView{} : z_sums_grad.view(),
             .logits_grad = logits_grad.view()};
   }
 
@@ -158,6 +160,7 @@ struct RouteCase {
     for (size_t k = 0; k < weight.size(); ++k) {
       sum += weight[k] * probs_grad.get(t * options.topk + static_cast<int64_t>(k));
     }
+    if (only_weights) return sum;
     const std::vector<double> score = scores(x);
     const double total = std::accumulate(score.begin(), score.end(), 0.0);
     for (int64_t e = 0; e < E(); ++e) {
@@ -259,5 +262,8 @@ inline std::vector<RouteOptions> route_variants() {
 inline constexpr std::pair<int64_t, int64_t> kRouteShapes[] = {
     {1, 8},    {70, 8},  {33, 20}, {50, 32}, {9, 64},
     {20, 128}, {9, 200}, {5, 256}, {4, 512}, {3, 1024}};
+
+// Rows that are not multiples of 16 bytes.
+inline constexpr int64_t kOddExperts[] = {5, 9, 33, 129, 1023};
 
 }  // namespace gg::test

@@ -113,6 +113,52 @@ TEST_P(RoutePlans, HoldATokenInAQuarterOfAWarpOrInAWhole) {
   }
 }
 
+RouteBwdProblem route_bwd_problem(int64_t num_tokens, int64_t num_experts, int topk,
+                                  DType dtype = DType::kFloat32) {
+  const TensorView logits = view(nullptr, dtype, {num_tokens, num_experts});
+  const TensorView probs = view(nullptr, DType::kFloat32, {num_tokens, topk});
+  return {.options = {.topk = topk},
+          .logits = logits,
+          .indices = view(nullptr, DType::kInt32, {num_tokens, topk}),
+          .probs = probs,
+          .probs_grad = probs,
+          .logits_grad = logits};
+}
+
+TEST_P(RoutePlans, ComposeTilesOfTwoKilobytesWhereOnlyChosenLogitsGetAGradient) {
+  const auto tokens = [&](int64_t num_experts, int topk, DType dtype = DType::kFloat32) {
+    return plan_route_bwd(route_bwd_problem(1000, num_experts, topk, dtype), GetParam().target())
+        .tokens_per_tile;
+  };
+  EXPECT_EQ(tokens(8, 1), 64);
+  EXPECT_EQ(tokens(8, 2), 64);
+  EXPECT_EQ(tokens(8, 8), 16);  // four choices of a lane: 32 * 4 / 8
+  EXPECT_EQ(tokens(64, 8), 8);
+  EXPECT_EQ(tokens(128, 8), 4);
+  EXPECT_EQ(tokens(128, 8, DType::kBFloat16), 8);
+  EXPECT_EQ(tokens(256, 8), 2);
+  EXPECT_EQ(tokens(1024, 32), 1);
+  EXPECT_EQ(tokens(1023, 1), 1);                   // 4 rows would take 16 KB
+  EXPECT_EQ(tokens(511, 1), 4);                    // 2 KB make one row, 4 a multiple of 16 bytes
+  EXPECT_EQ(tokens(129, 8, DType::kBFloat16), 8);  // 7 rows fit in 2 KB
+}
+
+TEST_P(RoutePlans, TakeRowsIntoRegistersWhereEveryLogitGetsAGradient) {
+  RouteBwdProblem problem = route_bwd_problem(16384, 128, 8);
+  EXPECT_EQ(plan_route_bwd(problem, GetParam().target()).lanes_per_token, 0);
+  problem.z_sums_grad = view(nullptr, DType::kFloat32, {1});
+  const RoutePlan plan = plan_route_bwd(problem, GetParam().target());
+  EXPECT_EQ(plan.tokens_per_tile, 0);
+  EXPECT_EQ(plan.lanes_per_token, 32);
+  EXPECT_EQ(plan.values_per_lane, 4);
+  EXPECT_EQ(plan.pieces_per_sequence, 2048);  // 8 warps each
+  problem.z_sums_grad = TensorView{};
+  problem.options.pre_softmax = true;
+  EXPECT_EQ(plan_route_bwd(problem, GetParam().target()).tokens_per_tile, 0);
+  problem.options.score_function = ScoreFunction::kSigmoid;
+  EXPECT_EQ(plan_route_bwd(problem, GetParam().target()).tokens_per_tile, 4);
+}
+
 TEST(SinkhornRefuses, GpusOlderThanVolta) {
   const ScopedEnvironment nothing_forced("GG_FORCE_PATH", nullptr);
   EXPECT_TRUE(refuses([] { plan_sinkhorn(sinkhorn_problem(64, 8), kTooOldGpu.target()); },

@@ -30,9 +30,12 @@ class CudaRoute : public OnDevice {
     RouteBwdProblem backward = route.bwd_problem();
     backward.logits = logits.view();
     backward.indices = ids.view();
+    backward.probs = probs.view();
     backward.probs_grad = probs_grad.view();
-    backward.score_sums_grad = sums_grad.view();
-    backward.z_sums_grad = z_grad.view();
+    if (!route.only_weights) {
+      backward.score_sums_grad = sums_grad.view();
+      backward.z_sums_grad = z_grad.view();
+    }
     backward.logits_grad = grad.view();
     run_on_device(backward);
     route.probs.fill(probs.download().values());
@@ -60,6 +63,47 @@ TEST_F(CudaRoute, FollowsItsRulesForEveryVariantAndShape) {
       }
     }
   }
+}
+
+TEST_F(CudaRoute, ComposesTheGradientOfWeightsAloneForEveryVariantAndShape) {
+  for (const RouteOptions& options : route_variants()) {
+    for (const auto& [T, E] : kRouteShapes) {
+      SCOPED_TRACE(testing::Message() << T << " x " << E << " topk " << options.topk);
+      RouteCase route(T, E, options);
+      route.only_weights = true;
+      run_case(route);
+      route.expect_right_gradient(1e-5);
+    }
+  }
+}
+
+TEST_F(CudaRoute, ComposesRowsOfAnyLengthAndNumber) {
+  for (DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kFloat16}) {
+    for (int64_t E : kOddExperts) {
+      for (int topk : {1, 2, 5}) {
+        SCOPED_TRACE(testing::Message() << to_string(dtype) << " E " << E << " topk " << topk);
+        RouteCase route(75, E, {.topk = topk}, dtype);
+        route.only_weights = true;
+        run_case(route);
+        route.expect_right_gradient(1e-5);
+      }
+    }
+  }
+  RouteCase many(9000, 8, {.topk = 8});
+  many.only_weights = true;
+  run_case(many);
+  many.expect_right_gradient(1e-5);
+}
+
+TEST_F(CudaRoute, WithoutAnyGradientStoresZeros) {
+  RouteCase route(70, 12, {.topk = 2});
+  DeviceTensor logits(route.logits), ids(route.indices), grad(route.logits_grad);
+  RouteBwdProblem backward{.options = route.options,
+                           .logits = logits.view(),
+                           .indices = ids.view(),
+                           .logits_grad = grad.view()};
+  run_on_device(backward);
+  EXPECT_TRUE(all_zero(grad.download()));
 }
 
 TEST_F(CudaRoute, TakesEveryDtype) {
