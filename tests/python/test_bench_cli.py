@@ -55,6 +55,7 @@ def test_compare_and_report_are_commands(tmp_path, capsys):
         (["--device", "mps"], "--device got mps; needs cuda or cpu"),
         (["--peers", "/no/such/folder"], "--peers got /no/such/folder; needs a folder"),
         (["--peer", "nobody"], "peer got 'nobody'; needs one of ours, torch"),
+        (["--window", "0"], "--window got 0.0; needs seconds"),
         (["--peer-path", "x"], "--peer-path got 'x'; needs NAME=FOLDER"),
         (["compare", "a.json", "b.json"], "a.json"),
         (["profile"], "profile got no case"),
@@ -92,3 +93,16 @@ def test_only_one_module_of_the_instrument_imports_the_package_under_test():
         )
     ]
     assert importing == ["peers/ours.py"]
+
+
+def test_a_peer_that_only_its_name_brings_is_absent_with_that_reason(tmp_path):
+    path = tmp_path / "run.json"
+    assert bench("--device", "cpu", "--plain", *CASES, "--json", str(path)) == 0
+    assert Results.read(path).absent["compile-fusable"] == "--peer compile-fusable has it"
+
+
+def test_short_windows_have_short_lead_ins():
+    budget = protocol.DEFAULT.of_window(0.025)
+    assert (budget.window_seconds, budget.lead_seconds) == (0.025, pytest.approx(0.005))
+    assert budget.settle_seconds == pytest.approx(0.02)
+    assert protocol.DEFAULT.of_window(1.0).lead_seconds == protocol.DEFAULT.lead_seconds

@@ -2,16 +2,17 @@
 
 import pytest
 import torch
-from grouped_gemm.bench import checks, floors
+from grouped_gemm.bench import checks, floors, routing
 from grouped_gemm.bench.cases import Case, all_cases
 from grouped_gemm.bench.operands import Operands
-from grouped_gemm.bench.peers import builtin_peers
+from grouped_gemm.bench.peers import builtin_peers, compiled_peers
 
 CPU = torch.device("cpu")
 
 
-def route_case(op):
-    return Case(f"{op}/40x3x16/fp32", op, "fp32", "all", 16, 40, topk=3)
+def route_case(op, tokens=40, topk=3, experts=16):
+    name = f"{op}/{tokens}x{topk}x{experts}/fp32"
+    return Case(name, op, "fp32", "all", experts, tokens, topk=topk)
 
 
 @pytest.mark.parametrize("op", ["route", "route_bwd"])
@@ -22,6 +23,39 @@ def test_ours_and_the_formula_pass_the_check(op, name):
     peer = next(p for p in builtin_peers() if p.name == name)
     assert peer.supports(case) is None
     assert checks.complaint(case, operands, peer.build(case, operands)()) is None
+
+
+@pytest.mark.parametrize("op", ["route", "route_bwd"])
+@pytest.mark.parametrize("topk", [1, 2, 8])
+def test_what_a_compiler_can_fuse_is_the_same_formula(op, topk):
+    case = route_case(op, topk=topk)
+    operands = Operands(CPU).of(case)
+    result = routing.FUSABLE[op](*routing.arguments(case, operands))
+    assert checks.complaint(case, operands, result) is None
+
+
+@pytest.mark.parametrize("formulas", [routing.PLAIN, routing.FUSABLE], ids=["plain", "fusable"])
+def test_a_size_is_compiled_once_for_all_tokens_and_never_given_up(formulas, monkeypatch):
+    """torch.compile runs a function uncompiled after some recompilations of its code."""
+    monkeypatch.setattr(compiled_peers, "COMPILED_AT", 48)
+    compiled = []
+
+    def backend(graph, _inputs):
+        compiled.append(graph)
+        return graph.forward
+
+    peer = compiled_peers.TorchCompiled("compile", formulas, backend)
+    torch._dynamo.reset()
+    sizes = range(8, 18)
+    for tokens in (40, 100):
+        for experts in sizes:
+            case = route_case("route_bwd", tokens, 1, experts)
+            operands = Operands(CPU).of(case)
+            assert checks.complaint(case, operands, peer.build(case, operands)()) is None
+    forward = route_case("route")
+    operands = Operands(CPU).of(forward)
+    assert checks.complaint(forward, operands, peer.build(forward, operands)()) is None
+    assert len(compiled) == len(sizes) + 1 > torch._dynamo.config.recompile_limit + 1
 
 
 @pytest.mark.parametrize("part", [0, 1, 2])
@@ -50,4 +84,5 @@ def test_every_size_of_the_bar_is_a_case_and_one_is_in_the_default_run():
 
 def test_bytes_are_the_logits_and_what_is_chosen():
     assert floors.bytes_moved(route_case("route")) == 40 * 16 * 4 + 40 * 3 * 8
-    assert floors.bytes_moved(route_case("route_bwd")) == 2 * 40 * 16 * 4 + 40 * 3 * 8
+    # ids, weights and their gradient read, the logits' gradient written
+    assert floors.bytes_moved(route_case("route_bwd")) == 40 * 16 * 4 + 40 * 3 * 12

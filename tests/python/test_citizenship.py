@@ -71,25 +71,13 @@ def route_calls(device):
     v3 = (3, True, False, True, 4, 2, 2, 2.5, 3, True)
     probs, indices, _, score_sums, z_sums = RAW._route(logits, bias, *v3)
     grads = (torch.ones_like(probs), torch.ones_like(score_sums), torch.ones_like(z_sums))
+    plain = (3, False, False, False, 1.0, 3)
     return {
         "_route": (logits, None, 2, False, True, False, 1, 1, 2, 1.0, 1, False),
         "_route sums groups bias": (logits.bfloat16(), bias, *v3),
         "_route_bwd": (logits, indices, probs, *grads, 3, True, False, True, 2.5, 3),
-        "_route_bwd only probs": (
-            logits,
-            indices,
-            probs,
-            grads[0],
-            None,
-            None,
-            3,
-            False,
-            False,
-            False,
-            1.0,
-            1,
-        ),
-        "_route_bwd only sums": (logits, indices, None, None, *grads[1:], 3, False, False, False, 1.0, 3),
+        "_route_bwd only probs": (logits, indices, probs, grads[0], None, None, *plain),
+        "_route_bwd only sums": (logits, indices, None, None, *grads[1:], *plain),
     }
 
 

@@ -19,7 +19,7 @@ import torch
 from . import protocol
 from .cases import OPS, all_cases, select
 from .environment import ClockWatch, describe
-from .peers import builtin_peers, load_adapters, sort_out
+from .peers import builtin_peers, load_adapters, sort_out, trait
 from .results import Results, compare
 
 TIME_LIMITS = {"quick": 50.0, "default": 480.0, "all": None}  # seconds
@@ -64,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--against", metavar="PATH", help="compare with earlier results; exit status 1 if slower")
     add("--peers", metavar="DIR", help="a folder of adapters for more peers")
     add("--peer-path", action="append", default=[], metavar="NAME=DIR", help="where a peer lies")
+    add("--window", type=float, metavar="SECONDS", help="of steady timing; 0.25")
     add("--limit", type=float, metavar="SECONDS", help="time limit; default 480, --quick 50")
     add("--plain", action="store_true", help="no progress bar and no colours")
     return parser
@@ -83,6 +84,8 @@ def _run(arguments: list[str]) -> int:
         absent["loop"] = "left out for its time; --all, --peer loop and --case PATTERN have it"
     results = Results(_environment(device), absent=absent)
     budget = protocol.CPU if device.type == "cpu" and level != "all" else BUDGETS[level]
+    if options.window is not None:
+        budget = budget.of_window(options.window)
     limit = options.limit or TIME_LIMITS[level]
     session = Session(device, peers, budget, results)
     watch = ClockWatch(device)
@@ -130,7 +133,12 @@ def _peers(options, device: torch.device) -> tuple[list, dict[str, str]]:
         raise ValueError(f"bench: peer got {unknown!r}; needs one of {', '.join(names)}")
     if options.peer:
         found = [p for p in found if p.name == "ours" or p.name in options.peer]
-    return sort_out(found, {p.name: p.folder for p in found if p.folder}, device)
+    idle = {p.name: f"--peer {p.name} has it" for p in found if trait(p, "asked_for")}
+    if options.peer:
+        idle = {}
+    found = [p for p in found if p.name not in idle]
+    present, absent = sort_out(found, {p.name: p.folder for p in found if p.folder}, device)
+    return present, absent | idle
 
 
 def _environment(device: torch.device) -> dict:

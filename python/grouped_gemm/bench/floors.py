@@ -1,7 +1,8 @@
 """FLOPs, bytes and the physical limit of a case: pure functions, no device.
 
 FLOPs count a multiply and an add as two, over the rows that exist. Bytes are those that must
-move between memory and chip at least once: operands read, results written, nothing twice.
+move between memory and chip at least once: operands read, results written, nothing twice;
+sinkhorn's input, once it is known how often, in every iteration (and nothing else).
 floor = max(FLOPs / dense rate, bytes / copy rate), both rates measured in the same run.
 """
 
@@ -31,8 +32,11 @@ def flops(case: Case) -> int:
     return 0
 
 
-def bytes_moved(case: Case) -> int:
-    """Bytes that must move in one call; 0 where only the host's time is asked."""
+def bytes_moved(case: Case, iterations: int = 0) -> int:
+    """Bytes that must move in one call; 0 where only the host's time is asked.
+
+    ``iterations``: of sinkhorn, 0 where they are not known.
+    """
     if case.op in GEMM_OPS:
         return _gemm_bytes(case)
     if case.op in MOVE_OPS:
@@ -42,8 +46,8 @@ def bytes_moved(case: Case) -> int:
     size = ELEMENT_BYTES[case.dtype]
     if case.op in OPTION_OPS:
         return option_rows(case) * case.hidden * size
-    if case.op == "sinkhorn":  # read once, written once; the iterations stay on the chip
-        return 2 * case.tokens * case.experts * size
+    if case.op == "sinkhorn":  # unknown: read once, written once
+        return (iterations or 2) * case.tokens * case.experts * size
     if case.op in MOE_OPS:
         weights = 3 * case.experts * case.k * case.n * size
         activations = case.tokens * case.k * size
@@ -82,19 +86,22 @@ def _move_bytes(case: Case) -> int:
     return (case.tokens + slots) * row
 
 
-def floor_ms(case: Case, dense_ms: float | None, copy_bytes_per_s: float | None) -> float | None:
+def floor_ms(
+    case: Case, dense_ms: float | None, copy_bytes_per_s: float | None, iterations: int = 0
+) -> float | None:
     """The least time, ms: of the products at dense speed and of the bytes at copy speed.
 
-    ``dense_ms`` is the time of the dense product with the case's FLOPs in the same mode.
-    None where a rate that the case needs was not measured.
+    ``dense_ms`` is the time of the dense product with the case's FLOPs in the same mode;
+    ``iterations`` those of sinkhorn. None where a rate that the case needs was not measured.
     """
     bounds = []
     if flops(case):
         if dense_ms is None:
             return None
         bounds.append(dense_ms)
-    if bytes_moved(case):
+    num_bytes = bytes_moved(case, iterations)
+    if num_bytes:
         if not copy_bytes_per_s:
             return None
-        bounds.append(bytes_moved(case) / copy_bytes_per_s * 1e3)
+        bounds.append(num_bytes / copy_bytes_per_s * 1e3)
     return max(bounds) if bounds else None

@@ -47,6 +47,18 @@ class Budget:
     def with_windows(self, windows: int) -> Budget:
         return replace(self, windows=windows)
 
+    def of_window(self, seconds: float) -> Budget:
+        """For sweeps over calls of microseconds: lead-ins shrink with the windows."""
+        if not seconds > 0:
+            raise ValueError(f"bench: --window got {seconds}; needs seconds; say 0.02")
+        share = min(1.0, seconds / self.window_seconds)
+        return replace(
+            self,
+            window_seconds=seconds,
+            lead_seconds=self.lead_seconds * share,
+            settle_seconds=self.settle_seconds * share,
+        )
+
 
 QUICK = Budget(cold_calls=6, cold_seconds=0.15, windows=2, settle_seconds=0.1, heat_seconds=1.0)
 DEFAULT = Budget()

@@ -38,6 +38,7 @@ class Row:
     left_out: dict[str, str] = field(default_factory=dict)  # peer -> why
     remarks: dict[str, str] = field(default_factory=dict)  # peer -> what is different about it
     plans: dict[str, str] = field(default_factory=dict)  # peer -> how it goes about the case
+    iterations: int = 0  # of sinkhorn, as ours reports them
 
 
 @dataclass

@@ -43,8 +43,8 @@ def route_cases() -> Iterable[Case]:
 
 def route_operands(case: Case, device: torch.device) -> Route:
     generator = torch.Generator().manual_seed(case.seed)
-    rows = torch.rand(case.tokens, case.experts, generator=generator).argsort(-1)
-    logits = (4.0 * rows / case.experts - 2.0).to(device)  # every row another order of one grid
+    rows = torch.rand(case.tokens, case.experts, generator=generator).to(device).argsort(-1)
+    logits = 4.0 * rows / case.experts - 2.0  # every row another order of one grid
     chosen, indices = logits.topk(case.topk, dim=-1)
     probs_grad = torch.randn(case.tokens, case.topk, generator=generator).to(device)
     return Route(logits, case.topk, chosen.softmax(-1), indices, probs_grad)
@@ -53,17 +53,48 @@ def route_operands(case: Case, device: torch.device) -> Route:
 def formula(logits: Tensor, topk: int) -> tuple[Tensor, Tensor, Tensor]:
     """(probs, indices, tokens per expert) as one writes it in PyTorch."""
     chosen, indices = logits.topk(topk, dim=-1)
-    ids = indices.flatten()
-    counts = torch.zeros(logits.shape[1], dtype=torch.int32, device=logits.device)
-    counts = counts.scatter_add(0, ids, torch.ones_like(ids, dtype=torch.int32))
-    return chosen.softmax(-1), indices, counts
+    return chosen.softmax(-1), indices, _counts(indices, logits.shape[1])
 
 
 def formula_bwd(probs: Tensor, indices: Tensor, probs_grad: Tensor, num_experts: int) -> Tensor:
-    """The gradient of the logits."""
+    """The gradient of the logits, from what autograd saves: the weights and ids."""
     change = probs * (probs_grad - (probs * probs_grad).sum(-1, keepdim=True))
     zeros = torch.zeros(probs.shape[0], num_experts, device=probs.device)
     return zeros.scatter(1, indices, change)
+
+
+def fusable(logits: Tensor, topk: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The same as topk maxima one after the other, of which a compiler can make one kernel."""
+    experts = torch.arange(logits.shape[1], device=logits.device)
+    left, values, ids = logits, [], []
+    for _ in range(topk):
+        value, index = left.max(-1)
+        left = torch.where(experts == index[:, None], -torch.inf, left)
+        values.append(value)
+        ids.append(index)
+    indices = torch.stack(ids, -1)
+    return torch.stack(values, -1).softmax(-1), indices, _counts(indices, logits.shape[1])
+
+
+def fusable_bwd(probs: Tensor, indices: Tensor, probs_grad: Tensor, num_experts: int) -> Tensor:
+    """The same as a sum of one-hot rows: no zeros to fill first."""
+    change = probs * (probs_grad - (probs * probs_grad).sum(-1, keepdim=True))
+    experts = torch.arange(num_experts, device=probs.device)
+    rows = [
+        torch.where(experts == indices[:, k, None], change[:, k, None], 0.0)
+        for k in range(probs.shape[1])
+    ]
+    return sum(rows[1:], rows[0])
+
+
+def _counts(indices: Tensor, num_experts: int) -> Tensor:
+    ids = indices.flatten()
+    counts = torch.zeros(num_experts, dtype=torch.int32, device=ids.device)
+    return counts.scatter_add(0, ids, torch.ones_like(ids, dtype=torch.int32))
+
+
+PLAIN = {"route": formula, "route_bwd": formula_bwd}
+FUSABLE = {"route": fusable, "route_bwd": fusable_bwd}
 
 
 def ours(gg, case: Case, r: Route):
@@ -74,13 +105,11 @@ def ours(gg, case: Case, r: Route):
     return lambda: raw._route_bwd(r.logits, indices, r.probs, r.probs_grad, None, None, *options)
 
 
-def torch_call(case: Case, r: Route, transform=lambda function: function):
-    """PyTorch's formula, as it is or compiled."""
+def arguments(case: Case, r: Route) -> tuple:
+    """Of the case's formula: tensors of T rows first, then a number."""
     if case.op == "route":
-        forward = transform(formula)
-        return lambda: forward(r.logits, r.topk)
-    backward = transform(formula_bwd)
-    return lambda: backward(r.probs, r.indices, r.probs_grad, case.experts)
+        return r.logits, r.topk
+    return r.probs, r.indices, r.probs_grad, case.experts
 
 
 def route_complaint(case: Case, r: Route, results: tuple) -> str | None:
@@ -103,6 +132,7 @@ def route_complaint(case: Case, r: Route, results: tuple) -> str | None:
 
 
 def route_bytes(case: Case) -> int:
-    """Logits, ids (int32) and weights once; backward: the logits' gradient too."""
-    logits, chosen = case.tokens * case.experts * 4, case.tokens * case.topk * 8
-    return logits + chosen if case.op == "route" else 2 * logits + chosen
+    """Logits read, ids (int32) and weights written; backward: those and the weights' gradient
+    read, the logits' gradient written (that of weights alone needs no logits)."""
+    logits, chosen = case.tokens * case.experts * 4, case.tokens * case.topk * 4
+    return logits + (2 if case.op == "route" else 3) * chosen

@@ -149,6 +149,8 @@ class Session:
             for row in rows.values():
                 row.left_out = {peer.name: "operands need more memory" for peer in self.peers}
             return
+        for case in block:
+            self._count_iterations(case, made[case.name], rows[case.name])
         for peer in self.peers:
             shared: list[Case] = []  # the cases that one ceiling serves
             for case in block:
@@ -173,9 +175,21 @@ class Session:
             for case in home:
                 rows[case.name].timings[contender.peer] = timing
 
+    def _count_iterations(self, case: Case, operands, row: Row) -> None:
+        """How often sinkhorn goes over its input: its bytes, and so its floor, follow."""
+        for peer in self.peers:
+            if case.op == "sinkhorn" and hasattr(peer, "iterations"):
+                row.iterations = peer.iterations(operands)
+                row.bytes = bytes_moved(case, row.iterations)
+
     def _describe(self, peer: Peer, row: Row) -> None:
         """What the peer says of itself: how it differs, and which path it takes."""
         remark = remark_of(peer, row.case)
+        if row.iterations and hasattr(peer, "iterations"):
+            remark = (
+                f"{row.case.name}: {row.iterations} iterations; the floor is one reading of the "
+                "input in each, at copy speed"
+            )
         if remark:
             row.remarks[peer.name] = remark
         if hasattr(peer, "explain"):
@@ -186,9 +200,9 @@ class Session:
             copy = ceiling_rate(self.results.ceilings, "copy", mode)
             copy_ms = median_ms(row.timings.get("copy"), mode)
             if copy_ms and row.case.op not in GEMM_OPS:  # of the case's own byte count
-                copy = row.bytes / copy_ms * 1e3
+                copy = bytes_moved(row.case) / copy_ms * 1e3
             dense_ms = median_ms(row.timings.get("dense"), mode)
-            row.floor_ms[mode] = floor_ms(row.case, dense_ms, copy)
+            row.floor_ms[mode] = floor_ms(row.case, dense_ms, copy, row.iterations)
 
     def _collect_notes(self) -> None:
         """One line for each kind of note, with how many cells it holds for."""

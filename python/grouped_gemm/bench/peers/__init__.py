@@ -10,6 +10,7 @@ An adapter is an object with
 and, where they apply, these attributes:
 
     remark(case) -> str         how it differs from the others; printed under the tables
+    iterations(operands) -> int     how often sinkhorn goes over its input, of which bytes follow
     explain(case, device) -> str    which path it takes for a case and why; kept with the results
     answer(case, operands, result) -> result    turns its own form of a result (padded rows, another
                        form of map) into the one of the table below, before the check and untimed
@@ -17,6 +18,7 @@ and, where they apply, these attributes:
                        term, and the remark says so
     ceiling = True     computes something else with the case's FLOPs or bytes (dense, copy); its
                        results are not checked
+    asked_for = True   measured only where --peer names it
     graph = False      its launches cannot be captured in a CUDA graph
     process = True     runs in a process of its own: for packages that cannot live beside ours.
                        The worker times it in turn with dense, which is the bridge between the two
@@ -122,6 +124,7 @@ def builtin_peers() -> list[Peer]:
         torch_peers.TorchGrouped(),
         torch_peers.Loop(),
         compiled_peers.TorchCompiled(),
+        compiled_peers.TorchCompiledFusable(),
         ceiling_peers.Dense(),
         ceiling_peers.Copy(),
         ceiling_peers.Launch(),

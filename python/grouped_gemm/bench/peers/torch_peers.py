@@ -43,7 +43,9 @@ class TorchGrouped:
         if case.op in MOVE_OPS:
             return _move(case, operands)
         if case.op in ROUTE_OPS:
-            return routing.torch_call(case, operands)
+            formula = routing.PLAIN[case.op]
+            values = routing.arguments(case, operands)
+            return lambda: formula(*values)
         if case.op == "sinkhorn":
             return lambda: _sinkhorn(operands.cost)
         if case.op == "host":
