@@ -126,3 +126,27 @@ def test_weights_and_their_gradient_beyond_2_31_elements():
     y = grouped_gemm.gmm(a[:, :8].contiguous(), dw[:, :8], sizes)
     expected = (a[:, :8].double() @ dw[1, :8].double())[1:]
     assert ((y[1:].double() - expected).abs() <= 2**-7 * expected.abs()).all()
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("return_sums", [False, True])
+def test_routing_of_more_than_2_31_logits(return_sums):
+    device = torch.device("cuda")
+    experts, topk = 1024, 2
+    tokens = LIMIT // experts + 5
+    need_memory(device, 16)
+    best = torch.arange(tokens, device=device) % (experts - 1)
+    logits = torch.zeros(tokens, experts, dtype=torch.bfloat16, device=device)
+    logits.scatter_(1, best[:, None], 2.0).scatter_(1, best[:, None] + 1, 1.0)
+    logits.requires_grad_()
+    routed = grouped_gemm.moe_route(logits, topk, return_sums=return_sums)
+    assert torch.equal(routed.indices[:, 0].long(), best)
+    assert torch.equal(routed.indices[:, 1].long(), best + 1)
+    loss = routed.probs[:, 0].sum() + (routed.z_sums.sum() if return_sums else 0.0)
+    (grad,) = torch.autograd.grad(loss, logits)
+    every = [0, 1, tokens // 2, tokens - 2, tokens - 1]
+    x = logits.detach()[every].double().requires_grad_()
+    weights = x.gather(1, routed.indices[every].long()).softmax(-1)
+    expected = weights[:, 0].sum() + (x.logsumexp(-1).square().sum() if return_sums else 0.0)
+    (wanted,) = torch.autograd.grad(expected, x)
+    assert ((grad[every].double() - wanted).abs() <= 2**-8 * wanted.abs() + 1e-6).all()

@@ -2,6 +2,10 @@
 
 import torch
 
+from support.compare import assert_close_elementwise
+
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+
 # name -> moe_route's keywords; the bias, where one is asked for, comes from `bias_for`.
 VARIANTS = {
     "softmax": {},
@@ -90,3 +94,24 @@ def sums(logits, score_function, num_sequences):
     z = x.logsumexp(-1).square()
     shape = (num_sequences, x.shape[0] // num_sequences)
     return scores.view(*shape, x.shape[1]).sum(1), z.view(shape).sum(1)
+
+
+def logits_of(tokens, experts, device, dtype=torch.float32, scale=2.0):
+    return (scale * torch.randn(tokens, experts)).to(dtype).to(device)
+
+
+def assert_is_the_formula(routed, logits, topk, **options):
+    """Keys that differ by less than float32's rounding may come in either order."""
+    x = logits.detach().cpu().double()
+    indices, keys = choose(x, topk, **options)
+    actual = routed.indices.cpu().long()
+    assert routed.indices.dtype == torch.int32 and actual.shape == indices.shape
+    assert (actual.sort(dim=1).values.diff(dim=1) > 0).all(), "an expert was chosen twice"
+    difference = (keys.gather(1, actual) - keys.gather(1, indices)).abs()
+    assert ((difference == 0) | (difference < 3e-7)).all()
+    assert (actual != indices)[difference == 0].sum() == 0, "a tie went to a higher index"
+    probs = weights(x, actual, **options)
+    assert_close_elementwise(routed.probs, probs, 1e-5 * probs + 1e-30)
+    counts = torch.bincount(actual.flatten(), minlength=logits.shape[1])
+    assert routed.tokens_per_expert.dtype == torch.int32
+    assert routed.tokens_per_expert.tolist() == counts.tolist()
