@@ -27,6 +27,20 @@ struct SinkhornArgs {
   float* change;    // wide only: scratch [E], |change of d1|
 };
 
+// Rows begin to end, so many at a time, from the first or from the last.
+struct SinkhornSteps {
+  int begin, end;
+  int first, stop, distance;  // first rows of the steps: for (i = first; i != stop; i += distance)
+
+  __device__ __forceinline__ SinkhornSteps(int begin_row, int end_row, int rows, bool is_backward)
+      : begin(begin_row), end(end_row) {
+    const int past = begin + (end - begin + rows - 1) / rows * rows;
+    first = is_backward ? past - rows : begin;
+    stop = is_backward ? begin - rows : past;
+    distance = is_backward ? -rows : rows;
+  }
+};
+
 // C' of one element; a row of -inf logits takes part in nothing.
 __device__ __forceinline__ float scaled(float logit, float row_max) {
   return row_max == -INFINITY ? 0.0f : expf(logit - row_max);

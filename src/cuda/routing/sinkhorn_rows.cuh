@@ -4,10 +4,10 @@
 // chunk's column sums are published; after the one grid-wide wait of an iteration
 // every block adds all chunks' for itself, in the same order, and so has the same
 // d1 and the same answer to whether to go on. Where a chunk fits its block's
-// shared memory it is read from memory once: C' stays on the chip.
-//
-// Chunks do not depend on the GPU, and every sum has a fixed order: results
-// repeat bit for bit. Launched by sinkhorn.cu.
+// shared memory it is read from memory once: C' stays on the chip. Elsewhere passes
+// take turns in their direction: what was read last is still in the L2.
+// Chunks do not depend on the GPU and sums have a fixed order: results repeat bit
+// for bit. Launched by sinkhorn.cu.
 #pragma once
 
 #include <cooperative_groups.h>
@@ -102,8 +102,16 @@ struct SinkhornRows {
     if (lane == 0) epsilon[t - begin] = row_epsilon;
   }
 
-  // One iteration's pass over the rows: d0, and the chunks' column sums.
-  __device__ __forceinline__ void sweep(float* partial, bool is_kept) const {
+  // Pass `pass` over a chunk's rows; what is kept on the chip may as well stay in order.
+  __device__ __forceinline__ SinkhornSteps steps_of(int chunk, int pass) const {
+    const int begin = min(chunk * chunk_rows, args.num_rows);
+    const int end = min(begin + chunk_rows, args.num_rows);
+    return SinkhornSteps(begin, end, kStep, !kResident && pass % 2 != 0);
+  }
+
+  // d0, and the chunks' column sums.
+  __device__ __forceinline__ void sweep(float* partial, int pass) const {
+    const bool is_kept = pass > 0;
     float own_d1[kValues];
 #pragma unroll
     for (int v = 0; v < kValues; ++v) {
@@ -112,14 +120,15 @@ struct SinkhornRows {
     }
     for (int chunk = blockIdx.x; chunk < args.num_chunks; chunk += gridDim.x) {
       float column_sums[kValues] = {};
-      const int begin = min(chunk * chunk_rows, args.num_rows);
-      const int end = min(begin + chunk_rows, args.num_rows);
+      const SinkhornSteps steps = steps_of(chunk, pass);
+      const int begin = steps.begin, end = steps.end;
       Row next;
-      load(next, begin + row_in_block, begin, end, is_kept);
-      for (int first = begin; first < end; first += kStep) {
+      load(next, steps.first + row_in_block, begin, end, is_kept);
+      for (int first = steps.first; first != steps.stop; first += steps.distance) {
         const int t = first + row_in_block;
         Row row = next;
-        if (first + kStep < end) load(next, t + kStep, begin, end, is_kept);
+        const int then = first + steps.distance;
+        if (then != steps.stop) load(next, then + row_in_block, begin, end, is_kept);
         float row_epsilon;
         if (kResident && is_kept) {
           row_epsilon = t < end ? epsilon[t - begin] : INFINITY;
@@ -193,22 +202,22 @@ struct SinkhornRows {
     return Lanes<32>::sum(sum) / static_cast<float>(args.num_columns);
   }
 
-  __device__ __forceinline__ void write_output() const {
+  // Evicted first, so that the input stays in the L2.
+  __device__ __forceinline__ void write_output(int pass) const {
     for (int chunk = blockIdx.x; chunk < args.num_chunks; chunk += gridDim.x) {
-      const int begin = min(chunk * chunk_rows, args.num_rows);
-      const int end = min(begin + chunk_rows, args.num_rows);
-      for (int first = begin; first < end; first += kStep) {
+      const SinkhornSteps steps = steps_of(chunk, pass);
+      for (int first = steps.first; first != steps.stop; first += steps.distance) {
         const int t = first + row_in_block;
         Row row;
-        load(row, t, begin, end, kResident);
+        load(row, t, steps.begin, steps.end, kResident);
         if constexpr (!kResident) scale(row);
-        if (t >= end) continue;  // by whole rows, and no lane is waited for below
+        if (t >= steps.end) continue;  // by whole rows, and no lane is waited for below
         const float d0 = args.d0[t];
         T* output = static_cast<T*>(args.output) + static_cast<int64_t>(t) * args.num_columns;
 #pragma unroll
         for (int v = 0; v < kValues; ++v) {
           const int e = v * kLanes + lane;
-          if (e < args.num_columns) output[e] = from_float<T>(d1[e] * row.values[v] * d0);
+          if (e < args.num_columns) __stcs(output + e, from_float<T>(d1[e] * row.values[v] * d0));
         }
       }
     }
@@ -228,14 +237,14 @@ __global__ void __launch_bounds__(sinkhorn_rows_threads(kValues), 1)
   while (goes_on(args, iterations, change)) {
     // Two buffers: a block may still add the last iteration's while another is here.
     float* partial = args.partial + iterations % 2 * partial_floats;
-    rows.sweep(partial, iterations > 0);
+    rows.sweep(partial, iterations);
     grid.sync();
     rows.update_columns(partial);
     change = rows.mean_change();
     __syncthreads();  // before the next change
     ++iterations;
   }
-  rows.write_output();
+  rows.write_output(iterations);
   report(args, iterations, change);
 }
 
