@@ -72,6 +72,28 @@ if(GG_CUDA_FOUND)
   check_compiler_flag(CUDA --compress-mode=size GG_NVCC_COMPRESS)
 endif()
 
+# Of GG_CUDA_ARCH_LIST, what kernels need that exist from compute capability `least` (80) on.
+# Where PTX of something older serves every newer GPU, PTX of `least` has to, and serves alone:
+# one compilation. Code for 8.0 runs on 8.6 and 8.9, too.
+function(gg_archs_from least result)
+  set(archs "")
+  set(promises_newer OFF)
+  foreach(arch IN LISTS GG_CUDA_ARCH_LIST)
+    string(REGEX MATCH "^[0-9]+" number "${arch}")
+    if(number GREATER_EQUAL least)
+      list(APPEND archs "${arch}")
+    elseif(NOT arch MATCHES "-real$")
+      set(promises_newer ON)
+    endif()
+  endforeach()
+  if(promises_newer)
+    set(archs "${least}-virtual")
+  elseif("80-real" IN_LIST archs OR "80" IN_LIST archs)
+    list(FILTER archs EXCLUDE REGEX "^8[69]-real$")
+  endif()
+  set(${result} "${archs}" PARENT_SCOPE)
+endfunction()
+
 function(gg_add_cuda_objects name archs)
   gg_add_objects(${name} ${ARGN})
   set_target_properties(${name} PROPERTIES

@@ -29,6 +29,7 @@ enum class Path : uint8_t {
   kParallel,   // CPU: several threads
   kPortable,   // CUDA: any compute capability, shape and alignment
   kSimt,       // CUDA: any compute capability, multiply-adds at their full rate
+  kSm80,       // CUDA: compute capability 8.0 or more, tensor cores by mma.sync
   kSm90,       // CUDA: compute capability 9.0, its tensor cores and copy engine
 };
 

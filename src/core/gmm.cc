@@ -113,8 +113,8 @@ void validate(const GmmWgradProblem& problem, const Target& target) {
 }
 
 // Best first. Which device runs which: path.cc.
-constexpr Path kMenu[] = {Path::kParallel, Path::kReference, Path::kSm90, Path::kSimt,
-                          Path::kPortable};
+constexpr Path kMenu[] = {Path::kParallel, Path::kReference, Path::kSm90,
+                          Path::kSm80,     Path::kSimt,      Path::kPortable};
 
 // The path, and why it is not the device's best one. What a path refuses is asked only
 // where the device could run it.
@@ -186,9 +186,10 @@ std::string to_string(const GmmPlan& plan) {
       plan.k_grouped ? "gmm_wgrad " : "gmm ", to_string(plan.path), " tile=", plan.policy.tile_m,
       "x", plan.policy.tile_n, "x", plan.policy.tile_k,
       plan.policy.small_rows > 0 ? base::concat(" small_rows=", plan.policy.small_rows) : "",
-      plan.policy.equal_tiles ? " equal_tiles" : "", " blocks<=", plan.num_blocks,
-      " workspace=", plan.workspace_bytes, "B", plan.because.empty() ? "" : " because ",
-      plan.because);
+      plan.policy.equal_tiles ? " equal_tiles" : "",
+      plan.policy.stages > 0 ? base::concat(" stages=", plan.policy.stages) : "",
+      " blocks<=", plan.num_blocks, " workspace=", plan.workspace_bytes, "B",
+      plan.because.empty() ? "" : " because ", plan.because);
 }
 
 }  // namespace gg

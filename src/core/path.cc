@@ -43,7 +43,7 @@ struct PathRow {
 constexpr PathRow kPaths[] = {
     {Path::kReference, Target::Kind::kCpu, 0, 0},    {Path::kParallel, Target::Kind::kCpu, 0, 0},
     {Path::kPortable, Target::Kind::kCuda, 70, 999}, {Path::kSimt, Target::Kind::kCuda, 70, 999},
-    {Path::kSm90, Target::Kind::kCuda, 90, 90},
+    {Path::kSm80, Target::Kind::kCuda, 80, 999},     {Path::kSm90, Target::Kind::kCuda, 90, 90},
 };
 
 const PathRow& row_of(Path path) {

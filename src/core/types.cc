@@ -44,6 +44,7 @@ const char* to_string(Path path) {
     case Path::kParallel: return "parallel";
     case Path::kPortable: return "portable";
     case Path::kSimt: return "simt";
+    case Path::kSm80: return "sm80";
     case Path::kSm90: return "sm90";
   }
   return "unknown";

@@ -3,6 +3,7 @@
 #include "cuda/door.h"
 #include "cuda/gemm/portable/door.h"
 #include "cuda/gemm/simt/door.h"
+#include "cuda/gemm/sm80/door.h"
 #include "cuda/gemm/sm90/door.h"
 
 namespace gg::cuda {
@@ -27,6 +28,8 @@ struct PathFunctions {
 constexpr PathFunctions kPaths[] = {
     {Path::kSm90, sm90::refusal, sm90::refusal, sm90::plan_gmm, sm90::plan_gmm_wgrad, sm90::gmm,
      sm90::gmm_wgrad},
+    {Path::kSm80, sm80::refusal, sm80::refusal, sm80::plan_gmm, sm80::plan_gmm_wgrad, sm80::gmm,
+     sm80::gmm_wgrad},
     {Path::kSimt, simt::refusal, simt::refusal, simt::plan_gmm, simt::plan_gmm_wgrad, simt::gmm,
      simt::gmm_wgrad},
     {Path::kPortable, runs_anything, runs_anything, portable::plan_gmm, portable::plan_gmm_wgrad,

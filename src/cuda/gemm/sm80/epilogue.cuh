@@ -1,0 +1,164 @@
+// From a warp's sums to the output: rounded once, in chunks of 16 bytes. Four lanes hold the
+// eight columns of a fragment's row two by two; they swap words so that each of them has a chunk
+// of its own, and four chunks side by side are written at once. No shared memory, so the next
+// tile's slices go on arriving, and no warp waits for another.
+#pragma once
+
+#include <type_traits>
+
+#include "cuda/common/number.cuh"
+#include "cuda/gemm/sm80/mainloop.cuh"
+
+namespace gg::cuda::sm80 {
+
+// Where a tile goes.
+template <typename Out>
+struct Target {
+  Out* begin;     // the tile's first element
+  int64_t pitch;  // elements between rows
+  int rows;       // of the tile, at most kTileRows
+  int columns;    // from the tile's first one to the end of the output
+  bool whole;     // chunks may be written at once: all addresses are multiples of 16 bytes
+  bool add;       // to what is there
+};
+
+// words[i] of lane q (of four) becomes words[q] of lane i. Its own inverse.
+__device__ __forceinline__ void transpose_quad(uint32_t (&words)[4]) {
+#pragma unroll
+  for (int bit = 1; bit < 4; bit *= 2) {
+    const bool is_high = threadIdx.x & bit;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      if (i & bit) continue;
+      const uint32_t other = __shfl_xor_sync(kWholeWarp, is_high ? words[i] : words[i | bit], bit);
+      (is_high ? words[i] : words[i | bit]) = other;
+    }
+  }
+}
+
+// 16 bytes of one row of the output, `left` elements before its end.
+template <typename Out>
+struct Chunk {
+  static constexpr int kElements = 16 / sizeof(Out);
+
+  Out* at;
+  int left;  // <= 0: nothing of it exists
+  bool whole;
+
+  __device__ __forceinline__ void load(uint32_t (&words)[4]) const {
+    if (whole && left >= kElements) {
+      const uint4 all = *reinterpret_cast<const uint4*>(at);
+      words[0] = all.x, words[1] = all.y, words[2] = all.z, words[3] = all.w;
+      return;
+    }
+    Vector<Out, kElements> some;
+#pragma unroll
+    for (int i = 0; i < kElements; ++i) some.values[i] = i < left ? at[i] : from_float<Out>(0.0f);
+    const uint4 all = reinterpret_cast<const uint4&>(some);
+    words[0] = all.x, words[1] = all.y, words[2] = all.z, words[3] = all.w;
+  }
+
+  __device__ __forceinline__ void store(const uint32_t (&words)[4]) const {
+    const uint4 all = make_uint4(words[0], words[1], words[2], words[3]);
+    if (whole && left >= kElements) {
+      *reinterpret_cast<uint4*>(at) = all;
+      return;
+    }
+    const auto& some = reinterpret_cast<const Vector<Out, kElements>&>(all);
+#pragma unroll
+    for (int i = 0; i < kElements; ++i) {
+      if (i < left) at[i] = some.values[i];
+    }
+  }
+};
+
+// How a row of a fragment's block of kFragments (8 columns each) becomes a chunk a lane.
+template <typename Out>
+struct Spread {  // 16 bits: four fragments, one for each lane
+  static constexpr int kFragments = 4;
+
+  // First column of this lane's chunk in the block.
+  __device__ __forceinline__ static int column() { return threadIdx.x % 4 * 8; }
+
+  template <class Sum>
+  __device__ __forceinline__ static void spread(const Sum& sum, const uint32_t (&old)[4], bool add,
+                                                uint32_t (&words)[4]) {
+    uint32_t before[4] = {old[0], old[1], old[2], old[3]};
+    if (add) transpose_quad(before);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      float2 value = make_float2(sum(i, 0), sum(i, 1));
+      if (add) {
+        const float2 there = ptx::unpack<Out>(before[i]);
+        value.x += there.x, value.y += there.y;
+      }
+      words[i] = ptx::pack<Out>(value.x, value.y);
+    }
+    transpose_quad(words);
+  }
+};
+template <>
+struct Spread<float> {  // two fragments: even lanes take halves of the first, odd ones of the
+                        // second
+  static constexpr int kFragments = 2;
+
+  __device__ __forceinline__ static int column() {
+    return threadIdx.x % 2 * 8 + threadIdx.x / 2 % 2 * 4;
+  }
+
+  template <class Sum>
+  __device__ __forceinline__ static void spread(const Sum& sum, const uint32_t (&old)[4], bool add,
+                                                uint32_t (&words)[4]) {
+    const bool is_odd = threadIdx.x & 1;
+    float value[4];
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+      const float kept = is_odd ? sum(1, j) : sum(0, j);
+      const float other = __shfl_xor_sync(kWholeWarp, is_odd ? sum(0, j) : sum(1, j), 1);
+      value[j] = is_odd ? other : kept;
+      value[2 + j] = is_odd ? kept : other;
+    }
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      if (add) value[i] += __uint_as_float(old[i]);
+      words[i] = __float_as_uint(value[i]);
+    }
+  }
+};
+
+// All lanes of a warp. Old values of a fragment's 16 rows are asked for before any is used.
+template <typename Out, int kBlocks, int kColumns>
+__device__ __forceinline__ void store_sums(const Sums<kBlocks, kColumns>& sums, const Place& place,
+                                           const Target<Out>& target) {
+  constexpr int kFragments = Spread<Out>::kFragments;
+  constexpr int kChunks = kColumns / 8 / kFragments;
+  const int column = place.column_warp * kColumns + Spread<Out>::column();
+  const auto chunk_at = [&](int f, int half, int c) {
+    const int row = place.row_block(f) + half * 8 + place.lane / 4;
+    const int at = column + c * kFragments * 8;
+    return Chunk<Out>{target.begin + row * target.pitch + at,
+                      row < target.rows ? target.columns - at : 0, target.whole};
+  };
+#pragma unroll
+  for (int f = 0; f < kBlocks; ++f) {
+    uint32_t old[2][kChunks][4] = {};
+    if (target.add) {
+#pragma unroll
+      for (int i = 0; i < 2 * kChunks; ++i) {
+        chunk_at(f, i / kChunks, i % kChunks).load(old[i / kChunks][i % kChunks]);
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < 2 * kChunks; ++i) {
+      const int half = i / kChunks, c = i % kChunks;
+      const auto sum = [&](int fragment, int j) {
+        return sums.acc[f][c * kFragments + fragment][2 * half + j];
+      };
+      uint32_t words[4];
+      Spread<Out>::spread(sum, old[half][c], target.add, words);
+      chunk_at(f, half, c).store(words);
+    }
+  }
+}
+
+}  // namespace gg::cuda::sm80

@@ -1,0 +1,8 @@
+// fp16 tokens, K-major weights, fp16 output.
+#include "cuda/gemm/sm80/launch.cuh"
+
+namespace gg::cuda::sm80 {
+
+template void launch_m_grouped<__half, WeightMajor::kK, __half>(const MGroupedArgs&, const Launch&);
+
+}  // namespace gg::cuda::sm80

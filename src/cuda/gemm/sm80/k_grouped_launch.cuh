@@ -1,0 +1,29 @@
+// Defines launch_k_grouped. Included by inst/*.cu, each of which instantiates it once.
+#pragma once
+
+#include "cuda/common/launch.h"
+#include "cuda/gemm/sm80/k_grouped.cuh"
+#include "cuda/gemm/sm80/launch.h"
+
+namespace gg::cuda::sm80 {
+
+template <class Policy, class Types>
+void launch_k_grouped_of(const KGroupedArgs& args, const Launch& launch) {
+  const auto kernel = k_grouped_gemm<Policy, Types>;
+  const int bytes = shared_bytes_of<KGroupedJob<Policy, Types>>(args.stages);
+  allow_shared_bytes("gmm_wgrad", kernel, bytes);
+  kernel<<<launch.num_blocks, kThreads, bytes, launch.stream>>>(args);
+  check_launch("gmm_wgrad");
+}
+
+template <typename In, typename Out>
+void launch_k_grouped(const KGroupedArgs& args, const Launch& launch) {
+  using Types = KGroupedTypes<In, Out>;
+  if (launch.tile_columns == Wide::kTileColumns) {
+    launch_k_grouped_of<Wide, Types>(args, launch);
+  } else {
+    launch_k_grouped_of<Narrow, Types>(args, launch);
+  }
+}
+
+}  // namespace gg::cuda::sm80

@@ -1,0 +1,75 @@
+#include "cuda/gemm/sm80/k_grouped_policy.h"
+
+#include "base/math.h"
+#include "cuda/gemm/groups.h"
+#include "cuda/gemm/sm80/copies.h"
+#include "cuda/gemm/sm80/door.h"
+#include "cuda/gemm/sm80/policy.h"
+
+namespace gg::cuda::sm80 {
+namespace {
+
+// At most 2^46: what is larger has been refused before.
+int64_t tiles_per_group(const GmmWgradProblem& problem, int tile_columns) {
+  const KGroupedRoles roles = roles_of(problem);
+  return base::ceil_div(problem.out.size(roles.row_dim), kTileRows) *
+         base::ceil_div(problem.out.size(roles.column_dim), tile_columns);
+}
+
+}  // namespace
+
+std::string_view refusal(const GmmWgradProblem& problem, const DeviceLimits& limits) {
+  const TensorView& dy = problem.dy;
+  const TensorView& tokens = problem.tokens;
+  const TensorView& out = problem.out;
+  if (!is_built()) return "this build has no kernels for architecture 8.0 or newer";
+  if (shape_for(limits.shared_bytes_per_block, Narrow::kTileColumns).stages == 0) {
+    return "the device grants a block too little shared memory";
+  }
+  if (dy.dtype == DType::kFloat32 && !problem.allow_tf32) {
+    return "the operands are float32 and may not be rounded to tf32";
+  }
+  if (out.num_elements() == 0) return {};
+  if (dy.size(0) == 0) return "there are no rows";
+  if (!is_aligned(dy)) return "dy's address is not a multiple of 16 bytes";
+  if (!is_aligned(tokens)) return "a's address is not a multiple of 16 bytes";
+  if (!has_unit_stride(dy, 1)) return "dy's rows are not contiguous";
+  if (!has_unit_stride(tokens, 1)) return "a's rows are not contiguous";
+  if (!has_good_pitch(dy, 0)) return "the distance of dy's rows is not a multiple of 16 bytes";
+  if (!has_good_pitch(tokens, 0)) return "the distance of a's rows is not a multiple of 16 bytes";
+  if (!has_whole_copies(dy, 1)) return "a row of dy is not a multiple of 16 bytes";
+  if (!has_whole_copies(tokens, 1)) return "a row of a is not a multiple of 16 bytes";
+  if (!has_unit_stride(out, 2) && !has_unit_stride(out, 1)) {
+    return "out has no contiguous dimension";
+  }
+  if (dy.size(0) > kMaxExtent || out.size(1) > kMaxExtent || out.size(2) > kMaxExtent) {
+    return "a dimension is larger than 2^30";
+  }
+  if (out.size(0) > kMaxExtent / tiles_per_group(problem, Narrow::kTileColumns)) {
+    return "there are more than 2^30 tiles";
+  }
+  return {};
+}
+
+KGroupedRoles roles_of(const GmmWgradProblem& problem) {
+  if (has_unit_stride(problem.out, 2)) return {problem.dy, problem.tokens, 1, 2};
+  return {problem.tokens, problem.dy, 2, 1};
+}
+
+void plan_gmm_wgrad(GmmPlan& plan, const GmmWgradProblem& problem, const DeviceLimits& limits) {
+  const bool is_empty = problem.out.num_elements() == 0;
+  const auto num_tiles = [&](int columns) {
+    return is_empty ? 0 : problem.out.size(0) * tiles_per_group(problem, columns);
+  };
+  const int64_t columns = problem.out.size(roles_of(problem).column_dim);
+  const int widest = widest_for(num_tiles, columns, limits.num_sms);
+  const Shape shape = shape_for(limits.shared_bytes_per_block, widest);
+  plan.policy = {.tile_m = kTileRows,
+                 .tile_n = shape.tile_columns,
+                 .tile_k = kSliceBytes / static_cast<int>(size_of(problem.dy.dtype)),
+                 .stages = shape.stages};
+  plan.num_blocks = base::clamp(num_tiles(shape.tile_columns), 1, base::max(1, limits.num_sms));
+  plan.workspace_bytes = kClaimsBytes + groups_workspace_bytes(problem.groups);
+}
+
+}  // namespace gg::cuda::sm80

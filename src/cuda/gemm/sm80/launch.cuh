@@ -1,0 +1,29 @@
+// Defines launch_m_grouped. Included by inst/*.cu, each of which instantiates it once.
+#pragma once
+
+#include "cuda/common/launch.h"
+#include "cuda/gemm/sm80/launch.h"
+#include "cuda/gemm/sm80/m_grouped.cuh"
+
+namespace gg::cuda::sm80 {
+
+template <class Policy, class Types>
+void launch_m_grouped_of(const MGroupedArgs& args, const Launch& launch) {
+  const auto kernel = m_grouped_gemm<Policy, Types>;
+  const int bytes = shared_bytes_of<MGroupedJob<Policy, Types>>(args.stages);
+  allow_shared_bytes("gmm", kernel, bytes);
+  kernel<<<launch.num_blocks, kThreads, bytes, launch.stream>>>(args);
+  check_launch("gmm");
+}
+
+template <typename In, WeightMajor kMajor, typename Out>
+void launch_m_grouped(const MGroupedArgs& args, const Launch& launch) {
+  using Types = MGroupedTypes<In, kMajor, Out>;
+  if (launch.tile_columns == Wide::kTileColumns) {
+    launch_m_grouped_of<Wide, Types>(args, launch);
+  } else {
+    launch_m_grouped_of<Narrow, Types>(args, launch);
+  }
+}
+
+}  // namespace gg::cuda::sm80

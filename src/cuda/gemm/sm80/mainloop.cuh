@@ -1,0 +1,260 @@
+// The persistent kernel that both GEMMs are: a block claims tiles of the output until none is
+// left, and multiplies each slice by slice. Slices are loaded some iterations ahead, across the
+// end of a tile, so that nothing but the first tile of a block waits for memory, and stores pass
+// under the next tile's loads. m_grouped.cuh and k_grouped.cuh supply a Job:
+//
+//   In, Tile, Left, Right     element type; a tile of out; layouts of the operands (operands.cuh)
+//   kTileColumns              of the output tile; it has kTileRows rows
+//   Window, window()          group sizes, 32 at a time (cuda/gemm/group_window.cuh)
+//   find(window, number)      a tile by its number; an end where there is no such tile
+//   reduction(tile)           elements to sum up
+//   left(tile), right(tile)   where its operands begin (Source)
+//   row_steps(tile)           its rows in kRowStep, 1 to 4
+//   store(tile, sums, place)  what happens to the sums
+#pragma once
+
+#include "cuda/gemm/group_window.cuh"
+#include "cuda/gemm/sm80/operands.cuh"
+
+namespace gg::cuda::sm80 {
+
+// What lies in shared memory behind the stages.
+template <class Job>
+struct Shared {
+  typename Job::Tile tile[2];       // the running one and the next
+  typename Job::Window window[32];  // warp 0's: here rather than in registers it needs for sums
+};
+
+// The sums of one warp: acc[f][c] is a fragment of 16 rows (place.row_block(f)) and 8 columns.
+// Thread l holds of it, in [2 i + j], row l / 4 + 8 i and column 2 (l % 4) + j.
+template <int kBlocks, int kColumns>
+struct Sums {
+  float acc[kBlocks][kColumns / 8][4];
+};
+
+template <class Job>
+struct Mainloop {
+  using Left = typename Job::Left;
+  using Right = typename Job::Right;
+  using Tile = typename Job::Tile;
+  static constexpr int kColumns = Job::kTileColumns / kColumnWarps;
+  static constexpr int kStageBytes = stage_bytes(Job::kTileColumns);
+  static constexpr int kElementsPerSlice = kSliceBytes / sizeof(typename Job::In);
+  static constexpr int kPasses = Left::kPasses + Right::kPasses;
+  static_assert(Left::kBytes + Right::kBytes == kStageBytes);
+  static_assert(sizeof(Shared<Job>) <= kOtherBytes);
+
+  const Job& job;
+  Shared<Job>& shared;
+  unsigned* const claims;
+  const uint32_t stages_begin, stages_end;  // shared memory
+  const int lookahead;                      // slices on their way while one is multiplied
+  const Place place = Place::of(threadIdx.x);
+  Left left;
+  Right right;
+  uint32_t load_at, read_at;  // stages
+  int current = 0;            // of shared.tile
+  int claimed = 0;            // lane 0 of warp 0
+
+  // ---- tiles ----
+
+  __device__ __forceinline__ void find_tile(int number, int slot) {
+    const Tile found = job.find(shared.window[lane_index()], number);
+    if (lane_index() == 0) shared.tile[slot] = found;
+  }
+
+  // Towards the end of a tile, so that an idle block can take what this one would only queue.
+  // `left_over`: slices of the tile that have not been multiplied.
+  __device__ __forceinline__ void look_ahead(int left_over) {
+    if (left_over > lookahead + 2) [[likely]]
+      return;
+    if (left_over == lookahead + 2 && threadIdx.x == 0) {
+      claimed = static_cast<int>(gridDim.x + atomicAdd(claims, 1u));
+    }
+    if (left_over == lookahead + 1 && threadIdx.x < 32) {
+      find_tile(__shfl_sync(kWholeWarp, claimed, 0), current ^ 1);
+    }
+    if (left_over == lookahead) start_loads(shared.tile[current ^ 1]);
+  }
+
+  // ---- loads ----
+
+  __device__ __forceinline__ void start_loads(const Tile& tile) {
+    left.start(job.left(tile));
+    right.start(job.right(tile));
+  }
+
+  // The copies of one slice, in kParts parts.
+  template <int kPart, int kParts>
+  __device__ __forceinline__ void load_part() {
+    load_passes<kPart * kPasses / kParts, (kPart + 1) * kPasses / kParts>();
+  }
+  template <int kPass, int kEnd>
+  __device__ __forceinline__ void load_passes() {
+    if constexpr (kPass < kEnd) {
+      if constexpr (kPass < Left::kPasses) {
+        left.template copy<kPass>(load_at);
+      } else {
+        right.template copy<kPass - Left::kPasses>(load_at + Left::kBytes);
+      }
+      load_passes<kPass + 1, kEnd>();
+    }
+  }
+
+  __device__ __forceinline__ uint32_t stage_after(uint32_t stage) const {
+    stage += kStageBytes;
+    return stage == stages_end ? stages_begin : stage;
+  }
+
+  // A slice's copies are all issued (perhaps none).
+  __device__ __forceinline__ void finish_loads() {
+    ptx::commit_copies();
+    left.advance();
+    right.advance();
+    load_at = stage_after(load_at);
+  }
+
+  // The next slice has arrived, and all warps have read the last fragments of the one before.
+  __device__ __forceinline__ void wait_slice() {
+    switch (lookahead) {
+      case kMinStages - 1: ptx::wait_copies<kMinStages - 2>(); break;
+      case kMinStages: ptx::wait_copies<kMinStages - 1>(); break;
+      default: ptx::wait_copies<kMaxStages - 2>(); break;
+    }
+    __syncthreads();
+  }
+  static_assert(kMaxStages == kMinStages + 2, "wait_slice knows three numbers of stages");
+
+  // ---- multiply ----
+
+  template <int kBlocks>
+  struct Fragments {
+    LeftFragments<kBlocks> left;
+    RightFragments<kColumns> right;
+  };
+
+  template <int kBlocks>
+  __device__ __forceinline__ void load_fragments(Fragments<kBlocks>& fragments, int step) const {
+    Left::left(read_at, place, step, fragments.left);
+    Right::right(read_at + Left::kBytes, place, step, fragments.right);
+  }
+
+  // Back and forth, so that neighbours share an operand.
+  template <int kBlocks>
+  __device__ __forceinline__ static void multiply(const Fragments<kBlocks>& fragments,
+                                                  Sums<kBlocks, kColumns>& sums) {
+#pragma unroll
+    for (int f = 0; f < kBlocks; ++f) {
+#pragma unroll
+      for (int i = 0; i < kColumns / 8; ++i) {
+        const int c = f % 2 == 0 ? i : kColumns / 8 - 1 - i;
+        ptx::multiply_add<typename Job::In>(sums.acc[f][c], fragments.left.words[f],
+                                            fragments.right.words[c]);
+      }
+    }
+  }
+
+  // One slice; the first step's fragments are in registers, and the next slice's will be.
+  // Copies go to the stage that was read before this slice.
+  template <int kBlocks>
+  __device__ __forceinline__ void multiply_slice(Fragments<kBlocks> (&fragments)[2],
+                                                 Sums<kBlocks, kColumns>& sums) {
+    load_fragments(fragments[1], 1);
+    load_part<0, 3>();
+    multiply(fragments[0], sums);
+    load_fragments(fragments[0], 2);
+    load_part<1, 3>();
+    multiply(fragments[1], sums);
+    load_fragments(fragments[1], 3);
+    load_part<2, 3>();
+    finish_loads();
+    multiply(fragments[0], sums);
+    wait_slice();
+    read_at = stage_after(read_at);
+    load_fragments(fragments[0], 0);
+    multiply(fragments[1], sums);
+  }
+
+  // The same without a product.
+  __device__ __forceinline__ void pass_slice() {
+    load_part<0, 1>();
+    finish_loads();
+    wait_slice();
+    read_at = stage_after(read_at);
+  }
+
+  template <int kBlocks>
+  __device__ __forceinline__ void run_tile() {
+    Sums<kBlocks, kColumns> sums = {};
+    Fragments<kBlocks> fragments[2];
+    const int slices = divide_up(job.reduction(shared.tile[current]), kElementsPerSlice);
+    // Two more than are on their way: the next tile is claimed and found meanwhile.
+    const int iterations = max(slices, lookahead + 2);
+    load_fragments(fragments[0], 0);
+    for (int i = 0; i < iterations; ++i) {
+      look_ahead(iterations - i);
+      if (i < slices) [[likely]] {
+        multiply_slice(fragments, sums);
+      } else {
+        pass_slice();
+      }
+    }
+    job.store(shared.tile[current], sums, place);
+  }
+
+  // run_tile for the tile's rows.
+  template <int kBlocks>
+  __device__ __forceinline__ void run_tile_of(int row_steps) {
+    if constexpr (kBlocks > Job::kFewestBlocks) {
+      if (row_steps < kBlocks) return run_tile_of<kBlocks - 1>(row_steps);
+    }
+    run_tile<kBlocks>();
+  }
+
+  __device__ __forceinline__ void run() {
+    if (threadIdx.x < 32) {
+      new (&shared.window[lane_index()]) typename Job::Window(job.window());
+      find_tile(static_cast<int>(blockIdx.x), 0);
+    }
+    __syncthreads();
+    start_loads(shared.tile[0]);
+    load_at = read_at = stages_begin;
+    for (int i = 0; i < lookahead; ++i) {
+      load_part<0, 1>();
+      finish_loads();
+    }
+    wait_slice();
+    for (; !shared.tile[current].is_end(); current ^= 1) {
+      run_tile_of<kTileRows / kRowStep>(job.row_steps(shared.tile[current]));
+    }
+    ptx::wait_copies<0>();
+  }
+};
+
+// The body of a kernel with so many stages; all threads. Returns what lies behind the stages.
+template <class Job>
+__device__ __forceinline__ const Shared<Job>& run_job(const Job& job, unsigned* claims, int stages,
+                                                      uint8_t* shared_bytes) {
+  constexpr int kStageBytes = stage_bytes(Job::kTileColumns);
+  const uint32_t begin = ptx::shared_address(shared_bytes);
+  if (begin % 128 != 0) __trap();  // place.h counts on it
+  auto& shared = *reinterpret_cast<Shared<Job>*>(shared_bytes + stages * kStageBytes);
+  Mainloop<Job> loop{.job = job,
+                     .shared = shared,
+                     .claims = claims,
+                     .stages_begin = begin,
+                     .stages_end = begin + stages * kStageBytes,
+                     .lookahead = stages - 1,
+                     .left = {job.left_pitch()},
+                     .right = {job.right_pitch()}};
+  loop.run();
+  return shared;
+}
+
+// Dynamic shared memory of such a kernel.
+template <class Job>
+constexpr int shared_bytes_of(int stages) {
+  return stages * stage_bytes(Job::kTileColumns) + static_cast<int>(sizeof(Shared<Job>));
+}
+
+}  // namespace gg::cuda::sm80

@@ -1,0 +1,86 @@
+#include "cuda/gemm/sm80/policy.h"
+
+#include <limits>
+
+#include "base/math.h"
+#include "cuda/gemm/groups.h"
+#include "cuda/gemm/sm80/copies.h"
+#include "cuda/gemm/sm80/door.h"
+
+namespace gg::cuda::sm80 {
+namespace {
+
+constexpr int64_t kMaxTiles = std::numeric_limits<int32_t>::max() / 2;
+
+// Weights [E, N, K] with stride 1 along the major dimension.
+bool can_load_weights(const TensorView& weights, WeightMajor major) {
+  return are_good_matrices(weights, major == WeightMajor::kK ? 2 : 1);
+}
+
+}  // namespace
+
+Shape shape_for(int64_t shared_bytes, int widest) {
+  for (const int columns : {Wide::kTileColumns, Narrow::kTileColumns}) {
+    const int64_t stages = (shared_bytes - kOtherBytes) / stage_bytes(columns);
+    if (columns > widest || stages < kMinStages) continue;
+    return {columns, static_cast<int>(base::min(stages, kMaxStages))};
+  }
+  return {};
+}
+
+std::string_view refusal(const GmmProblem& problem, const DeviceLimits& limits) {
+  const TensorView& tokens = problem.tokens;
+  const TensorView& weights = problem.weights;
+  const TensorView& out = problem.out;
+  if (!is_built()) return "this build has no kernels for architecture 8.0 or newer";
+  if (shape_for(limits.shared_bytes_per_block, Narrow::kTileColumns).stages == 0) {
+    return "the device grants a block too little shared memory";
+  }
+  if (tokens.dtype == DType::kFloat32 && !problem.allow_tf32) {
+    return "the operands are float32 and may not be rounded to tf32";
+  }
+  if (out.num_elements() == 0) return {};
+  if (weights.size(0) == 0) return "there are no groups";
+  if (tokens.size(1) == 0) return "K is 0";
+  if (!is_aligned(tokens)) return "a's address is not a multiple of 16 bytes";
+  if (!is_aligned(weights)) return "b's address is not a multiple of 16 bytes";
+  if (!has_unit_stride(tokens, 1)) return "a's rows are not contiguous";
+  if (!has_good_pitch(tokens, 0)) return "the distance of a's rows is not a multiple of 16 bytes";
+  if (!has_whole_copies(tokens, 1)) return "a row of a is not a multiple of 16 bytes";
+  if (!can_load_weights(weights, WeightMajor::kK) && !can_load_weights(weights, WeightMajor::kN)) {
+    return "b has no contiguous dimension whose rows lie and are a multiple of 16 bytes long";
+  }
+  if (!has_unit_stride(out, 1)) return "out's rows are not contiguous";
+  if (tokens.size(0) > kMaxExtent || tokens.size(1) > kMaxExtent || out.size(1) > kMaxExtent) {
+    return "a dimension is larger than 2^30";
+  }
+  if (max_num_tiles(problem, Narrow::kTileColumns) > kMaxTiles) {
+    return "there are more than 2^30 tiles";
+  }
+  return {};
+}
+
+int64_t max_num_tiles(const GmmProblem& problem, int tile_columns) {
+  const int64_t num_rows = problem.out.size(0);
+  return (num_rows / kTileRows + base::min(problem.groups.num_groups, num_rows)) *
+         base::ceil_div(problem.out.size(1), tile_columns);
+}
+
+Variant variant_of(const GmmProblem& problem) {
+  const bool k_major = can_load_weights(problem.weights, WeightMajor::kK);
+  return {problem.tokens.dtype, problem.out.dtype, k_major ? WeightMajor::kK : WeightMajor::kN};
+}
+
+void plan_gmm(GmmPlan& plan, const GmmProblem& problem, const DeviceLimits& limits) {
+  const auto num_tiles = [&](int columns) { return max_num_tiles(problem, columns); };
+  const int widest = widest_for(num_tiles, problem.out.size(1), limits.num_sms);
+  const Shape shape = shape_for(limits.shared_bytes_per_block, widest);
+  plan.policy = {.tile_m = kTileRows,
+                 .tile_n = shape.tile_columns,
+                 .tile_k = kSliceBytes / static_cast<int>(size_of(problem.tokens.dtype)),
+                 .stages = shape.stages};
+  plan.num_blocks = base::clamp(num_tiles(shape.tile_columns), 1, base::max(1, limits.num_sms));
+  plan.workspace_bytes = kClaimsBytes + groups_workspace_bytes(problem.groups);
+}
+
+}  // namespace gg::cuda::sm80
