@@ -4,6 +4,7 @@
 
 #include <utility>
 
+#include "cuda/gemm/sm90/door.h"
 #include "cuda/support/limits.h"
 
 namespace gg::test {
@@ -26,7 +27,15 @@ GmmProblem problem_of(int64_t num_rows, int64_t num_experts, int64_t n, int64_t 
           .out = bf16({num_rows, n})};
 }
 
-class Sm90Plans : public testing::Test {
+// PTX-only builds, for forced older paths, have no 90a.
+class With90a : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (!cuda::sm90::is_built()) GTEST_SKIP() << "needs a build for architecture 90a";
+  }
+};
+
+class Sm90Plans : public With90a {
  protected:
   static GmmPlan plan(const GmmProblem& problem, Path force = Path::kAuto) {
     Target target = Target::cuda(kHopper);
@@ -74,7 +83,7 @@ TEST_F(Sm90Plans, TakeNoMoreMultiprocessorsThanTheyMay) {
   }
 }
 
-class Sm90WgradPlans : public testing::Test {
+class Sm90WgradPlans : public With90a {
  protected:
   static GmmPlan plan(int64_t rows_per_group, DType out, bool accumulate) {
     constexpr int64_t kGroups = 16, kN = 1024, kK = 768;

@@ -1,0 +1,204 @@
+// Which problems take path sm80 on which GPU, with which tile and how many stages, and what the
+// plan says of those that do not. Needs no GPU.
+#include <gtest/gtest.h>
+
+#include <utility>
+
+#include "cuda/gemm/sm80/door.h"
+#include "cuda/gemm/sm80/policy.h"
+#include "cuda/support/limits.h"
+
+namespace gg::test {
+namespace {
+
+using cuda::sm80::Narrow;
+using cuda::sm80::Shape;
+using cuda::sm80::shape_for;
+using cuda::sm80::Wide;
+
+constexpr DeviceLimits kA100{
+    .compute_capability = 80, .num_sms = 108, .shared_bytes_per_block = 166912};
+constexpr DeviceLimits kBlackwell{
+    .compute_capability = 100, .num_sms = 148, .shared_bytes_per_block = 232448};
+
+TEST(Sm80Shapes, FollowFromTheSharedMemoryOfABlock) {
+  const std::pair<int64_t, Shape> wanted[] = {
+      {48 * 1024, {}},
+      {64 * 1024, {}},        // 7.5
+      {96 * 1024, {}},        // 7.0
+      {99 * 1024, {128, 3}},  // 8.6, 8.9, 12.x
+      {130 * 1024, {128, 3}},
+      {136 * 1024, {128, 4}},  //
+      {147 * 1024 - 1, {128, 4}},
+      {147 * 1024, {256, 3}},  // three stages of 48 KB and the rest
+      {163 * 1024, {256, 3}},  // 8.0
+      {227 * 1024, {256, 4}},  // 9.0, 10.x
+      {1024 * 1024, {256, 5}},
+  };
+  for (const auto& [bytes, shape] : wanted) {
+    EXPECT_EQ(shape_for(bytes, Wide::kTileColumns).tile_columns, shape.tile_columns) << bytes;
+    EXPECT_EQ(shape_for(bytes, Wide::kTileColumns).stages, shape.stages) << bytes;
+  }
+  EXPECT_EQ(shape_for(163 * 1024, Narrow::kTileColumns), (Shape{128, 5}));
+  EXPECT_EQ(shape_for(227 * 1024, Narrow::kTileColumns), (Shape{128, 5}));
+}
+
+TEST(Sm80Shapes, AlwaysFitWithWhatElseABlockHolds) {
+  for (int64_t bytes = 0; bytes < 300 * 1024; bytes += 512) {
+    for (int widest : {Wide::kTileColumns, Narrow::kTileColumns}) {
+      const Shape shape = shape_for(bytes, widest);
+      if (shape.stages == 0) continue;
+      EXPECT_LE(
+          shape.stages * cuda::sm80::stage_bytes(shape.tile_columns) + cuda::sm80::kOtherBytes,
+          bytes);
+      EXPECT_LE(shape.tile_columns, widest);
+    }
+  }
+}
+
+TensorView tensor(DType dtype, std::initializer_list<int64_t> sizes,
+                  std::initializer_list<int64_t> strides = {}, uintptr_t address = 0) {
+  return view(reinterpret_cast<const void*>(address), dtype, sizes, strides);
+}
+
+GmmProblem problem_of(int64_t num_rows, int64_t num_experts, int64_t n, int64_t k,
+                      DType dtype = DType::kBFloat16) {
+  return {.tokens = tensor(dtype, {num_rows, k}),
+          .weights = tensor(dtype, {num_experts, n, k}),
+          .groups = GroupSizes::on_device_sizes(nullptr, DType::kInt64, num_experts),
+          .out = tensor(dtype, {num_rows, n})};
+}
+
+GmmWgradProblem wgrad_of(int64_t num_rows, int64_t num_experts, int64_t n, int64_t k,
+                         DType dtype = DType::kBFloat16) {
+  return {.dy = tensor(dtype, {num_rows, n}),
+          .tokens = tensor(dtype, {num_rows, k}),
+          .groups = GroupSizes::on_device_sizes(nullptr, DType::kInt64, num_experts),
+          .out = tensor(dtype, {num_experts, n, k})};
+}
+
+class Sm80Plans : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (!cuda::sm80::is_built()) GTEST_SKIP() << "needs a build for architecture 8.0 or newer";
+  }
+  template <typename Problem>
+  static GmmPlan plan(const Problem& problem, Path force = Path::kAuto,
+                      const DeviceLimits& limits = kA100) {
+    Target target = Target::cuda(limits);
+    target.force_path = force;
+    if constexpr (std::is_same_v<Problem, GmmProblem>)
+      return plan_gmm(problem, target);
+    else
+      return plan_gmm_wgrad(problem, target);
+  }
+  template <typename Problem>
+  static void expect_portable(const Problem& problem, std::string_view because) {
+    const GmmPlan chosen = plan(problem);
+    EXPECT_EQ(chosen.path, Path::kPortable);
+    EXPECT_NE(chosen.because.find(because), std::string_view::npos) << chosen.because;
+    EXPECT_TRUE(refuses([&] { plan(problem, Path::kSm80); }, {std::string(because)}));
+  }
+
+ private:
+  ScopedEnvironment nothing_forced_{"GG_FORCE_PATH", nullptr};
+};
+
+TEST_F(Sm80Plans, PrintTheirTileAndStages) {
+  EXPECT_EQ(to_string(plan(problem_of(4096, 8, 4096, 512))),
+            "gmm sm80 tile=128x256x64 stages=3 blocks<=108 workspace=128B");
+  EXPECT_EQ(to_string(plan(wgrad_of(4096, 8, 4096, 512))),
+            "gmm_wgrad sm80 tile=128x256x64 stages=3 blocks<=108 workspace=128B");
+}
+
+TEST_F(Sm80Plans, AreTheFirstChoiceFrom80OnExceptOnHopper) {
+  for (const Gpu& gpu : kGpus) {
+    const int capability = gpu.limits.compute_capability;
+    if (capability == 90) continue;  // sm90/plan_test.cc
+    const Path wanted = capability < 80 ? Path::kPortable : Path::kSm80;
+    EXPECT_EQ(plan_gmm(problem_of(4096, 8, 4096, 512), gpu.target()).path, wanted) << gpu.name;
+    EXPECT_EQ(plan_gmm_wgrad(wgrad_of(4096, 8, 4096, 512), gpu.target()).path, wanted);
+  }
+  EXPECT_EQ(plan(problem_of(64, 4, 64, 64), Path::kAuto, kBlackwell).path, Path::kSm80);
+}
+
+TEST_F(Sm80Plans, CanBeForcedOnHopperAndNotOnTuring) {
+  EXPECT_EQ(plan(problem_of(64, 4, 64, 64), Path::kSm80, kGpus[4].limits).path, Path::kSm80);
+  EXPECT_TRUE(refuses([] { plan(problem_of(64, 4, 64, 64), Path::kSm80, kGpus[1].limits); },
+                      {"7.5", "needs 8.0 or more"}));
+}
+
+TEST_F(Sm80Plans, TakeNarrowTilesWhereWideOnesWouldLeaveMultiprocessorsIdle) {
+  EXPECT_EQ(plan(problem_of(65536, 8, 4096, 512)).policy.tile_n, 256);
+  EXPECT_EQ(plan(problem_of(65536, 8, 128, 512)).policy.tile_n, 128);
+  EXPECT_EQ(plan(problem_of(128, 1, 4096, 512)).policy.tile_n, 128);
+  EXPECT_EQ(plan(wgrad_of(4096, 1, 1024, 1024)).policy.tile_n, 128);
+  EXPECT_EQ(plan(wgrad_of(4096, 8, 1024, 1024)).policy.tile_n, 256);
+  EXPECT_EQ(plan(wgrad_of(4096, 64, 4096, 128)).policy.tile_n, 128);
+}
+
+TEST_F(Sm80Plans, HaveHalfTheReductionStepForTf32) {
+  GmmProblem problem = problem_of(4096, 8, 4096, 512, DType::kFloat32);
+  problem.allow_tf32 = true;
+  EXPECT_EQ(to_string(plan(problem)),
+            "gmm sm80 tile=128x256x32 stages=3 blocks<=108 workspace=128B");
+}
+
+TEST_F(Sm80Plans, TakeNoMoreMultiprocessorsThanTheyMay) {
+  Target target = Target::cuda(kA100);
+  for (const auto& [most, blocks] : {std::pair{0, 108}, {1, 1}, {100, 100}, {1000, 108}}) {
+    target.max_sms = most;
+    EXPECT_EQ(plan_gmm(problem_of(65536, 8, 4096, 512), target).num_blocks, blocks) << most;
+    EXPECT_EQ(plan_gmm_wgrad(wgrad_of(65536, 8, 4096, 512), target).num_blocks, blocks) << most;
+  }
+}
+
+TEST_F(Sm80Plans, HoldForEveryLayoutAndOutputThatTheKernelsKnow) {
+  for (DType dtype : {DType::kBFloat16, DType::kFloat16}) {
+    GmmProblem problem = problem_of(4096, 8, 1000, 520, dtype);
+    problem.weights = transposed(tensor(dtype, {8, 520, 1000}));
+    EXPECT_EQ(plan(problem).path, Path::kSm80);
+    problem.out.dtype = DType::kFloat32;
+    EXPECT_EQ(plan(problem).path, Path::kSm80);
+    GmmWgradProblem wgrad = wgrad_of(4096, 8, 1000, 520, dtype);
+    wgrad.out = transposed(tensor(dtype, {8, 520, 1000}));
+    EXPECT_EQ(plan(wgrad).path, Path::kSm80);
+    wgrad.accumulate = true;
+    EXPECT_EQ(plan(wgrad).path, Path::kSm80);
+  }
+  for (int64_t n : {1, 7, 129}) EXPECT_EQ(plan(problem_of(64, 4, n, 64)).path, Path::kSm80) << n;
+  EXPECT_EQ(plan(problem_of(4096, 4096, 256, 64)).path, Path::kSm80);
+}
+
+TEST_F(Sm80Plans, SayWhyTheyFallBack) {
+  expect_portable(problem_of(64, 4, 64, 64, DType::kFloat32), "may not be rounded to tf32");
+  expect_portable(problem_of(64, 4, 64, 0), "K is 0");
+  expect_portable(problem_of(64, 0, 64, 64), "there are no groups");
+  expect_portable(problem_of(64, 4, 64, 9), "the distance of a's rows");
+  GmmProblem problem = problem_of(64, 4, 9, 64);
+  problem.weights = transposed(tensor(DType::kBFloat16, {4, 64, 9}));
+  expect_portable(problem, "b has no contiguous dimension");
+  problem = problem_of(64, 4, 64, 64);
+  problem.tokens = tensor(DType::kBFloat16, {64, 64}, {}, 8);
+  expect_portable(problem, "a's address");
+  problem.tokens = tensor(DType::kBFloat16, {64, 64}, {1, 64});
+  expect_portable(problem, "a's rows are not contiguous");
+  problem = problem_of(64, 4, 64, 7);
+  problem.tokens = tensor(DType::kBFloat16, {64, 7}, {8, 1});
+  expect_portable(problem, "a row of a is not a multiple of 16 bytes");
+
+  expect_portable(wgrad_of(64, 4, 64, 64, DType::kFloat32), "may not be rounded to tf32");
+  expect_portable(wgrad_of(0, 4, 64, 64), "there are no rows");
+  expect_portable(wgrad_of(64, 4, 9, 64), "the distance of dy's rows");
+  expect_portable(wgrad_of(64, 4, 64, 9), "the distance of a's rows");
+}
+
+TEST_F(Sm80Plans, RefuseDevicesThatGrantTooLittleSharedMemory) {
+  const DeviceLimits small{
+      .compute_capability = 80, .num_sms = 108, .shared_bytes_per_block = 65536};
+  EXPECT_NE(plan(problem_of(64, 4, 64, 64), Path::kAuto, small).because.find("shared memory"),
+            std::string_view::npos);
+}
+
+}  // namespace
+}  // namespace gg::test
