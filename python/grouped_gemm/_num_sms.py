@@ -19,8 +19,8 @@ def set_num_sms(num_sms: int | None) -> None:
 
     The rest stay free for what runs beside it, communication above all. For the whole process; a
     captured CUDA graph keeps the number it was captured with. Results do not depend on it. Only
-    kernels that stay on their multiprocessor obey it (path sm90); others come and go in small
-    blocks.
+    kernels that stay on their multiprocessor obey it (paths sm80, sm90); others come and go in
+    small blocks.
 
     Args:
         num_sms: 1 or more; None: all the device has, as at the start.

@@ -31,19 +31,20 @@ def test_fewer_than_one_is_an_error(num_sms):
 @pytest.mark.skipif(
     _library.library_path(_library.CUDA_LIBRARY) is None, reason="this build has the CPU part only"
 )
+@pytest.mark.parametrize(("path", "sms"), [("sm80", 108), ("sm90", 132)])
 @pytest.mark.parametrize("op", ["gmm", "gmm_dgrad", "gmm_wgrad"])
-def test_plans_obey_it(op):
+def test_plans_obey_it(op, path, sms):
     def plan():
         shape = {"tokens": 4096, "k": 1024, "n": 1024, "experts": 8, "dtype": torch.bfloat16}
-        return explain(op, Where.named("sm90"), **shape)
+        return explain(op, Where.named(path), **shape)
 
-    if " sm90 " not in plan():
-        pytest.skip("this build has no kernels for architecture 90a")
-    assert "blocks<=132 " in plan()
+    if f" {path} " not in plan():
+        pytest.skip(f"this build has no kernels for path {path}")
+    assert f"blocks<={sms} " in plan()
     grouped_gemm.set_num_sms(40)
     assert "blocks<=40 " in plan()
     grouped_gemm.set_num_sms(500)
-    assert "blocks<=132 " in plan()
+    assert f"blocks<={sms} " in plan()
 
 
 def test_results_do_not_depend_on_it(device):

@@ -13,6 +13,8 @@
 //   store(tile, sums, place)  what happens to the sums
 #pragma once
 
+#include <new>
+
 #include "cuda/gemm/group_window.cuh"
 #include "cuda/gemm/sm80/operands.cuh"
 

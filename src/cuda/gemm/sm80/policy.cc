@@ -54,6 +54,7 @@ std::string_view refusal(const GmmProblem& problem, const DeviceLimits& limits) 
   if (tokens.size(0) > kMaxExtent || tokens.size(1) > kMaxExtent || out.size(1) > kMaxExtent) {
     return "a dimension is larger than 2^30";
   }
+  if (weights.size(0) > kMaxExtent) return "there are more than 2^30 groups";
   if (max_num_tiles(problem, Narrow::kTileColumns) > kMaxTiles) {
     return "there are more than 2^30 tiles";
   }
