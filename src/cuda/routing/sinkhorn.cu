@@ -57,7 +57,9 @@ void launch(Kernel* kernel, SinkhornArgs& args, int num_blocks, int threads, int
   allow_shared_bytes(kOp, kernel, bytes);
   void* arguments[] = {&args};
   check(kOp, "launch a cooperative kernel",
-        cudaLaunchCooperativeKernel(kernel, dim3(static_cast<unsigned>(num_blocks)),
+        // The cast: CUDA 12's header has an overload for pointers to objects only.
+        cudaLaunchCooperativeKernel(reinterpret_cast<const void*>(kernel),
+                                    dim3(static_cast<unsigned>(num_blocks)),
                                     dim3(static_cast<unsigned>(threads)), arguments,
                                     static_cast<size_t>(bytes), to_cuda(stream)));
 }
