@@ -3,6 +3,13 @@
 # GG_CUDA_ARCHS_BUILT (for people). No GPU is needed, except for `native`.
 include_guard(GLOBAL)
 
+# 75-virtual;90a-real to 75+PTX;90a: what `info` prints and plans are made from.
+function(gg_archs_for_people result)
+  list(TRANSFORM ARGN REPLACE "-real$" "")
+  list(TRANSFORM ARGN REPLACE "-virtual$" "+PTX")
+  set(${result} "${ARGN}" PARENT_SCOPE)
+endfunction()
+
 set(GG_CUDA_FOUND OFF)
 set(minimum_toolkit 12.4)  # older ones are untried; C++20 came with 12.0
 
@@ -51,6 +58,12 @@ if(GG_CUDA_FOUND)
     if(GG_CUDA_VERSION VERSION_LESS 13)
       list(PREPEND GG_CUDA_ARCH_LIST 70-real)
     endif()
+  elseif(GG_CUDA_ARCHS STREQUAL "ptx")
+    # Older generations' kernels for the driver to compile: to test them on a newer GPU.
+    set(GG_CUDA_ARCH_LIST 75-virtual 80-virtual)
+    if(GG_CUDA_VERSION VERSION_LESS 13)
+      list(PREPEND GG_CUDA_ARCH_LIST 70-virtual)
+    endif()
   elseif(GG_CUDA_ARCHS STREQUAL "native")
     set(GG_CUDA_ARCH_LIST ${CMAKE_CUDA_ARCHITECTURES_NATIVE})
     if(NOT GG_CUDA_ARCH_LIST MATCHES "^[0-9]")
@@ -63,8 +76,7 @@ if(GG_CUDA_FOUND)
     set(GG_CUDA_ARCH_LIST ${GG_CUDA_ARCHS})
   endif()
 
-  string(REPLACE "-real" "" GG_CUDA_ARCHS_BUILT "${GG_CUDA_ARCH_LIST}")
-  string(REPLACE "-virtual" "+PTX" GG_CUDA_ARCHS_BUILT "${GG_CUDA_ARCHS_BUILT}")
+  gg_archs_for_people(GG_CUDA_ARCHS_BUILT ${GG_CUDA_ARCH_LIST})
   message(STATUS "grouped_gemm: CUDA ${GG_CUDA_VERSION} for ${GG_CUDA_ARCHS_BUILT}")
 
   # A fifth smaller, where this nvcc can.

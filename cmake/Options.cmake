@@ -4,7 +4,7 @@ include_guard(GLOBAL)
 set(GG_CUDA AUTO CACHE STRING "Build the CUDA kernels: ON, OFF, or AUTO (where nvcc is found)")
 set_property(CACHE GG_CUDA PROPERTY STRINGS AUTO ON OFF)
 set(GG_CUDA_ARCHS fast CACHE STRING
-    "GPU architectures: fast (quick to compile, runs everywhere), release, native, or a CMake list")
+    "GPU architectures: fast (quick to compile, runs everywhere), release, native, ptx, or a CMake list")
 set(torch_default OFF)
 if(PROJECT_IS_TOP_LEVEL)
   set(torch_default AUTO)

@@ -30,6 +30,8 @@ enum class Path : uint8_t {
   kPortable,   // CUDA: any compute capability, shape and alignment
   kSimt,       // CUDA: any compute capability, multiply-adds at their full rate
   kSm80,       // CUDA: compute capability 8.0 or more, tensor cores by mma.sync
+  kSm70,       // CUDA: fp16 on tensor cores as Volta has them, compute capability 7.0 and more
+  kSm75,       // CUDA: fp16 on tensor cores as Turing has them, 7.5 and more
   kSm90,       // CUDA: compute capability 9.0, its tensor cores and copy engine
 };
 

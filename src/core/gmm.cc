@@ -113,8 +113,8 @@ void validate(const GmmWgradProblem& problem, const Target& target) {
 }
 
 // Best first. Which device runs which: path.cc.
-constexpr Path kMenu[] = {Path::kParallel, Path::kReference, Path::kSm90,
-                          Path::kSm80,     Path::kSimt,      Path::kPortable};
+constexpr Path kMenu[] = {Path::kParallel, Path::kReference, Path::kSm90, Path::kSm80,
+                          Path::kSm75,     Path::kSm70,      Path::kSimt, Path::kPortable};
 
 // The path, and why it is not the device's best one. What a path refuses is asked only
 // where the device could run it.
@@ -126,14 +126,7 @@ void set_path(const char* op, GmmPlan& plan, const Problem& problem, const Targe
     if (target.kind == Target::Kind::kCpu || !core::runs_on(kMenu[i], target)) continue;
     refusals[i].reason = cuda::gmm_refusal(kMenu[i], problem, target.limits);
   }
-  plan.path = core::choose_path(op, target, kMenu, refusals);
-  if (target.force_path != Path::kAuto) return;
-  for (const core::Refusal& refusal : refusals) {
-    if (refusal.path == plan.path) return;
-    if (refusal.reason.empty()) continue;
-    plan.because = refusal.reason;
-    return;
-  }
+  plan.path = core::choose_path(op, target, kMenu, refusals, &plan.because);
 }
 
 DeviceLimits granted(const Target& target) {

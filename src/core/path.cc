@@ -43,6 +43,7 @@ struct PathRow {
 constexpr PathRow kPaths[] = {
     {Path::kReference, Target::Kind::kCpu, 0, 0},    {Path::kParallel, Target::Kind::kCpu, 0, 0},
     {Path::kPortable, Target::Kind::kCuda, 70, 999}, {Path::kSimt, Target::Kind::kCuda, 70, 999},
+    {Path::kSm70, Target::Kind::kCuda, 70, 999},     {Path::kSm75, Target::Kind::kCuda, 75, 999},
     {Path::kSm80, Target::Kind::kCuda, 80, 999},     {Path::kSm90, Target::Kind::kCuda, 90, 90},
 };
 
@@ -53,6 +54,7 @@ const PathRow& row_of(Path path) {
   throw Error(base::concat("path: no row for ", to_string(path)));
 }
 
+// By the environment, where the target leaves it open.
 Path forced_path(const char* op, const Target& target) {
   if (target.force_path != Path::kAuto) return target.force_path;
   const char* name = std::getenv("GG_FORCE_PATH");
@@ -67,11 +69,10 @@ Path forced_path(const char* op, const Target& target) {
   return Path::kAuto;
 }
 
-bool contains(std::span<const Path> menu, Path path) {
-  for (Path entry : menu) {
-    if (entry == path) return true;
-  }
-  return false;
+// What of the menu begins with the path; nothing where it does not have it.
+std::span<const Path> from(std::span<const Path> menu, Path path) {
+  while (!menu.empty() && menu.front() != path) menu = menu.subspan(1);
+  return menu;
 }
 
 bool includes(const PathRow& row, int compute_capability) {
@@ -88,7 +89,7 @@ bool runs_on(Path path, const Target& target) {
 }
 
 Path choose_path(const char* op, const Target& target, std::span<const Path> menu,
-                 std::span<const Refusal> refusals) {
+                 std::span<const Refusal> refusals, std::string_view* because) {
   const auto refusal_of = [&](Path path) {
     for (const Refusal& refusal : refusals) {
       if (refusal.path == path) return refusal.reason;
@@ -97,7 +98,8 @@ Path choose_path(const char* op, const Target& target, std::span<const Path> men
   };
   const Path forced = forced_path(op, target);
   const bool on_cuda = target.kind == Target::Kind::kCuda;
-  if (forced != Path::kAuto && row_of(forced).kind == target.kind && contains(menu, forced)) {
+  const std::span<const Path> rest = from(menu, forced);
+  if (!rest.empty() && row_of(forced).kind == target.kind) {
     const PathRow& row = row_of(forced);
     GG_REQUIRE(includes(row, target.limits.compute_capability), op, ": forced path ",
                to_string(forced), " got a device of compute capability ",
@@ -105,13 +107,16 @@ Path choose_path(const char* op, const Target& target, std::span<const Path> men
                "; needs ", row.min_compute_capability / 10, ".", row.min_compute_capability % 10,
                row.min_compute_capability == row.max_compute_capability ? "" : " or more",
                "; unset GG_FORCE_PATH");
-    GG_REQUIRE(refusal_of(forced).empty(), op, ": forced path ", to_string(forced),
+    const bool is_strict = target.force_path != Path::kAuto;
+    GG_REQUIRE(!is_strict || refusal_of(forced).empty(), op, ": forced path ", to_string(forced),
                " got a problem that it cannot run: ", refusal_of(forced),
-               "; needs another path; unset GG_FORCE_PATH");
-    return forced;
+               "; needs another path; leave force_path open");
+    menu = rest;
   }
   for (Path path : menu) {
-    if (runs_on(path, target) && refusal_of(path).empty()) return path;
+    if (!runs_on(path, target)) continue;
+    if (refusal_of(path).empty()) return path;
+    if (because != nullptr && because->empty()) *because = refusal_of(path);
   }
   GG_REQUIRE(false, op, ": got a ", on_cuda ? "CUDA" : "CPU", " device of compute capability ",
              target.limits.compute_capability / 10, ".", target.limits.compute_capability % 10,

@@ -26,8 +26,11 @@ bool runs_on(Path path, const Target& target);
 // one: target.force_path, else the environment variable GG_FORCE_PATH. A forced
 // path of the other kind of device is ignored, so that one variable can force a
 // GPU path while CPU operators go on. A path refused for this problem is passed
-// over, and an error where it is forced. Throws Error where nothing fits.
+// over, and `because` says why the first of them was. What target.force_path names
+// must run: its refusal is an error. What the environment names is the best path
+// that there is, as on an older device: what it refuses goes on down the menu, so
+// that a whole suite runs under it. Throws Error where nothing fits.
 Path choose_path(const char* op, const Target& target, std::span<const Path> menu,
-                 std::span<const Refusal> refusals = {});
+                 std::span<const Refusal> refusals = {}, std::string_view* because = nullptr);
 
 }  // namespace gg::core

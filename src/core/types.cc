@@ -45,6 +45,8 @@ const char* to_string(Path path) {
     case Path::kPortable: return "portable";
     case Path::kSimt: return "simt";
     case Path::kSm80: return "sm80";
+    case Path::kSm70: return "sm70";
+    case Path::kSm75: return "sm75";
     case Path::kSm90: return "sm90";
   }
   return "unknown";

@@ -3,6 +3,7 @@
 #include "cuda/door.h"
 #include "cuda/gemm/portable/door.h"
 #include "cuda/gemm/simt/door.h"
+#include "cuda/gemm/sm70/door.h"
 #include "cuda/gemm/sm80/door.h"
 #include "cuda/gemm/sm90/door.h"
 
@@ -12,6 +13,12 @@ namespace {
 template <typename Problem>
 std::string_view runs_anything(const Problem&, const DeviceLimits&) {
   return {};
+}
+
+// Volta's and Turing's paths share a folder.
+template <Path kPath, typename Problem>
+std::string_view sm70_refusal(const Problem& problem, const DeviceLimits& limits) {
+  return sm70::refusal(kPath, problem, limits);
 }
 
 // The functions of a path's door.h.
@@ -30,6 +37,10 @@ constexpr PathFunctions kPaths[] = {
      sm90::gmm_wgrad},
     {Path::kSm80, sm80::refusal, sm80::refusal, sm80::plan_gmm, sm80::plan_gmm_wgrad, sm80::gmm,
      sm80::gmm_wgrad},
+    {Path::kSm75, sm70_refusal<Path::kSm75>, sm70_refusal<Path::kSm75>, sm70::plan_gmm,
+     sm70::plan_gmm_wgrad, sm70::gmm, sm70::gmm_wgrad},
+    {Path::kSm70, sm70_refusal<Path::kSm70>, sm70_refusal<Path::kSm70>, sm70::plan_gmm,
+     sm70::plan_gmm_wgrad, sm70::gmm, sm70::gmm_wgrad},
     {Path::kSimt, simt::refusal, simt::refusal, simt::plan_gmm, simt::plan_gmm_wgrad, simt::gmm,
      simt::gmm_wgrad},
     {Path::kPortable, runs_anything, runs_anything, portable::plan_gmm, portable::plan_gmm_wgrad,

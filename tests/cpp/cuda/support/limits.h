@@ -24,6 +24,9 @@ inline constexpr Gpu kGpus[] = {
     {"A100", {.compute_capability = 80, .num_sms = 108, .shared_bytes_per_block = 166912}},
     {"L40", {.compute_capability = 89, .num_sms = 142, .shared_bytes_per_block = 101376}},
     {"H100", {.compute_capability = 90, .num_sms = 132, .shared_bytes_per_block = 232448}},
+    {"A10", {.compute_capability = 86, .num_sms = 72, .shared_bytes_per_block = 101376}},
+    {"B200", {.compute_capability = 100, .num_sms = 148, .shared_bytes_per_block = 232448}},
+    {"RTX5090", {.compute_capability = 120, .num_sms = 170, .shared_bytes_per_block = 101376}},
 };
 
 inline constexpr Gpu kTooOldGpu = {

@@ -185,6 +185,7 @@ TEST_F(Sm90Plans, SayWhyTheyFallBack) {
   expect_passed_over(problem, "the distance of a's rows");
 }
 
+// What other devices take instead: paths_test.cc.
 TEST_F(Sm90Plans, AreMadeForComputeCapability90Only) {
   const GmmPlan chosen = plan_gmm(problem_of(64, 4, 64, 64), Target::cuda(kBlackwell));
   EXPECT_NE(chosen.path, Path::kSm90);

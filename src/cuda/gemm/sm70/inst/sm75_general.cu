@@ -1,0 +1,7 @@
+#include "cuda/gemm/sm70/launch.cuh"
+#include "cuda/gemm/sm70/mma.cuh"
+
+namespace gg::cuda::sm70 {
+template void launch<Mma, General>(const GmmPlan&, WeightMajor, const MGroupedArgs&, cudaStream_t);
+template void launch<Mma, General>(const GmmPlan&, const KGroupedArgs&, cudaStream_t);
+}  // namespace gg::cuda::sm70
