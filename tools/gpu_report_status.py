@@ -16,7 +16,6 @@ import gpu_report  # noqa: E402
 
 def describe(report, sources_sha256, now):
     """The lines to print for a report read from JSON."""
-    written = datetime.datetime.fromisoformat(report["date"])
     if report["sources_sha256"] == sources_sha256:
         yield "belongs to these sources: yes"
     else:
@@ -24,24 +23,36 @@ def describe(report, sources_sha256, now):
             "belongs to these sources: NO; they have changed since "
             f"(report {report['sources_sha256'][:12]}, here {sources_sha256[:12]})"
         )
-    if report.get("sources_changed_during_run"):
+    if "date" in report:
+        yield from describe_run(report, now)
+    else:
+        yield "NOTE: no run with the paths that the device takes by itself"
+    for path, run in report.get("forced_paths", {}).items():
+        yield f"path {path}, forced:"
+        yield from (f"  {line}" for line in describe_run(run, now))
+
+
+def describe_run(run, now):
+    """The lines of one run: the device's own paths, or a forced one."""
+    written = datetime.datetime.fromisoformat(run["date"])
+    if run.get("sources_changed_during_run"):
         yield "NOTE: the sources changed while the tests ran"
-    yield f"age: {(now - written).days} days ({report['date']})"
+    yield f"age: {(now - written).days} days ({run['date']})"
     yield (
-        f"machine: {report['num_gpus']} x {report['gpu']}, driver {report['driver']}, torch "
-        f"{report['torch']}, Python {report['python']}, built with CUDA "
-        f"{report['cuda_toolkit_of_grouped_gemm']}"
+        f"machine: {run['num_gpus']} x {run['gpu']}, driver {run['driver']}, torch "
+        f"{run['torch']}, Python {run['python']}, built with CUDA "
+        f"{run['cuda_toolkit_of_grouped_gemm']} for {run.get('architectures_of_grouped_gemm')}"
     )
-    selected = {k: v for k, v in report.get("selection", {}).items() if v}
+    selected = {k: v for k, v in run.get("selection", {}).items() if v}
     if selected:
         yield f"NOTE: only a selection ran: {selected}"
     yield (
-        f"result: {report['passed']} passed, {report['failed']} failed, "
-        f"{report['skipped']} skipped in {report['seconds']} s"
+        f"result: {run['passed']} passed, {run['failed']} failed, "
+        f"{run['skipped']} skipped in {run['seconds']} s"
     )
-    for failure in report["failures"]:
+    for failure in run["failures"]:
         yield f"  failed: {failure}"
-    for reason, count in report["skip_reasons"].items():
+    for reason, count in run["skip_reasons"].items():
         yield f"  skipped {count}: {reason}"
 
 

@@ -1,13 +1,16 @@
 """The evidence of a run on a GPU: `pytest tests/python --gpu-report PATH` writes it as JSON.
 
 It says which machine ran which files (a hash of their contents) and what passed, failed and was
-skipped. conftest.py registers this plugin; tools/gpu_report_status.py reads reports back.
+skipped. A run with a GPU path forced (GG_FORCE_PATH) is written beside the others, under its path's
+name in "forced_paths", so that one report holds the paths of every generation: `make gpu-test
+PATHS=sm70,sm75`. conftest.py registers this plugin; tools/gpu_report_status.py reads reports back.
 """
 
 import collections
 import datetime
 import hashlib
 import json
+import os
 import pathlib
 import platform
 import shutil
@@ -61,6 +64,7 @@ def machine():
         "torch": torch.__version__,
         "cuda_toolkit_of_torch": torch.version.cuda,
         "cuda_toolkit_of_grouped_gemm": None,
+        "architectures_of_grouped_gemm": None,
         "python": platform.python_version(),
     }
     if torch.cuda.is_available():
@@ -75,10 +79,32 @@ def machine():
 
         path = _library.library_path(_library.CUDA_LIBRARY)
         if path is not None:
-            facts["cuda_toolkit_of_grouped_gemm"] = _library.library_info(path).toolkit
+            info = _library.library_info(path)
+            facts["cuda_toolkit_of_grouped_gemm"] = info.toolkit
+            facts["architectures_of_grouped_gemm"] = info.architectures
     except (ImportError, AttributeError, OSError):
         pass  # the report says null
     return facts
+
+
+def forced_path():
+    """The path that the environment forces for this run, or None."""
+    name = os.environ.get("GG_FORCE_PATH", "")
+    return None if name in ("", "auto") else name
+
+
+def merged(earlier, run, path):
+    """The report after a run: under its forced path, or with the paths that were forced before.
+
+    What an earlier report says of other sources is dropped.
+    """
+    same = earlier.get("sources_sha256") == run["sources_sha256"]
+    forced = earlier.get("forced_paths", {}) if same else {}
+    if path is None:
+        return {**run, "forced_paths": forced}
+    summary = {key: value for key, value in run.items() if key not in ("files", "sources_sha256")}
+    report = earlier if same else {"sources_sha256": run["sources_sha256"]}
+    return {**report, "forced_paths": dict(sorted({**forced, path: summary}.items()))}
 
 
 class GpuReport:
@@ -139,6 +165,11 @@ class GpuReport:
             "failures": self.failures,
         }
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            earlier = json.loads(self.path.read_text())
+        except (OSError, ValueError):
+            earlier = {}
+        contents = merged(earlier, contents, forced_path())
         self.path.write_text(json.dumps(contents, indent=1) + "\n")
 
 

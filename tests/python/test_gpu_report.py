@@ -1,6 +1,7 @@
 """The GPU report tells the truth: its hash follows the sources and nothing else."""
 
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -66,6 +67,26 @@ def test_skipped(): pass
 """
 
 
+def run_tiny_suite(folder, report, forced=""):
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "--gpu-report",
+            report,
+            ".",
+        ],
+        cwd=folder,
+        env={**os.environ, "GG_FORCE_PATH": forced},
+        capture_output=True,
+        check=False,
+    )
+
+
 @pytest.fixture
 def report(tmp_path):
     """The report of a tiny suite with one test of each outcome."""
@@ -77,12 +98,7 @@ def report(tmp_path):
         "pytest_configure = gpu_report.register\n"
     )
     path = tmp_path / "out" / "report.json"
-    subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--gpu-report", path, "."],
-        cwd=tmp_path,
-        capture_output=True,
-        check=False,
-    )
+    run_tiny_suite(tmp_path, path)
     return path
 
 
@@ -113,6 +129,30 @@ def test_the_status_says_whose_report_it_is_and_what_was_skipped(report):
     report.write_text(json.dumps(contents))
     stale = status(report)
     assert stale.returncode == 0 and "belongs to these sources: NO" in stale.stdout
+
+
+def test_a_run_under_a_forced_path_stands_beside_the_others(report):
+    own = json.loads(report.read_text())
+    assert own["forced_paths"] == {}
+    for path in ("sm75", "sm70"):
+        run_tiny_suite(report.parent.parent, report, forced=path)
+    contents = json.loads(report.read_text())
+    assert list(contents["forced_paths"]) == ["sm70", "sm75"]
+    forced = contents.pop("forced_paths")["sm75"]
+    assert (forced["passed"], forced["failed"], forced["skipped"]) == (1, 1, 1)
+    assert forced["failures"] == own["failures"] and "files" not in forced
+    assert {**contents, "forced_paths": {}} == own, "what the device's own paths gave stays"
+    lines = status(report).stdout
+    assert "path sm70, forced:" in lines and lines.count("result: 1 passed, 1 failed") == 3
+
+
+def test_forced_runs_of_other_sources_are_dropped():
+    run = {"sources_sha256": "new", "passed": 1, "files": {}}
+    stale = {"sources_sha256": "old", "passed": 7, "forced_paths": {"sm75": {"passed": 7}}}
+    assert gpu_report.merged(stale, run, None) == {**run, "forced_paths": {}}
+    only = gpu_report.merged(stale, run, "sm80")
+    assert only == {"sources_sha256": "new", "forced_paths": {"sm80": {"passed": 1}}}
+    assert gpu_report.merged(only, run, None)["forced_paths"] == {"sm80": {"passed": 1}}
 
 
 def test_a_report_that_cannot_be_read_is_the_only_failure(tmp_path):

@@ -51,6 +51,16 @@ def test_an_a100_takes_the_best_path_it_has(op):
 
 
 @needs_cuda_library
+@pytest.mark.parametrize("op", paths.GEMMS)
+def test_a_turing_multiplies_float16_on_tensor_cores_and_says_why_not_bfloat16(op):
+    half, t4 = {**SHAPE, "dtype": torch.float16}, Where.named("sm75")
+    if " sm75 tile=" not in explain(op, t4, **half):
+        pytest.skip("needs a build for architecture 7.5")
+    assert "because" not in explain(op, t4, **half)
+    assert explain(op, t4, **SHAPE).endswith("because the operands are not float16")
+
+
+@needs_cuda_library
 @pytest.mark.parametrize("layout", [True, False], ids=["nk", "kn"])
 @pytest.mark.parametrize("op", paths.GEMMS)
 def test_a_hopper_takes_its_own_path_or_says_that_it_is_not_built(op, layout):
