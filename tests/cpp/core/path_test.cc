@@ -79,6 +79,38 @@ TEST_F(PathChoice, LetsTheTargetOverrideTheEnvironment) {
   EXPECT_EQ(choose_path("op", cpu_target(Path::kParallel), kMenu), Path::kParallel);
 }
 
+// The menu of a grouped product, and a Turing whose own path refuses the problem.
+constexpr auto kGemmMenu = {Path::kSm90, Path::kSm75, Path::kSm70, Path::kPortable};
+constexpr core::Refusal kNotFloat16[] = {{Path::kSm75, "the operands are not float16"},
+                                         {Path::kSm70, "they are not, still"}};
+
+TEST_F(PathChoice, PassesOverWhatIsRefusedAndSaysWhyTheFirstWas) {
+  std::string_view because;
+  EXPECT_EQ(choose_path("op", cuda_target(75), kGemmMenu, kNotFloat16, &because), Path::kPortable);
+  EXPECT_EQ(because, "the operands are not float16");
+  because = {};
+  EXPECT_EQ(choose_path("op", cuda_target(90), kGemmMenu, kNotFloat16, &because), Path::kSm90);
+  EXPECT_EQ(because, "");
+}
+
+TEST_F(PathChoice, GoesOnDownTheMenuFromAPathThatTheEnvironmentForcesAndTheProblemDoesNotSuit) {
+  const ScopedEnvironment forced("GG_FORCE_PATH", "sm75");
+  std::string_view because;
+  EXPECT_EQ(choose_path("op", cuda_target(90), kGemmMenu, {}, &because), Path::kSm75);
+  EXPECT_EQ(because, "");
+  EXPECT_EQ(choose_path("op", cuda_target(90), kGemmMenu, kNotFloat16, &because), Path::kPortable)
+      << "not up to the better path, which the variable leaves out";
+  EXPECT_EQ(because, "the operands are not float16");
+  EXPECT_TRUE(refuses([] { choose_path("op", cuda_target(70), kGemmMenu); },
+                      {"forced path sm75", "7.0", "needs 7.5 or more"}));
+}
+
+TEST_F(PathChoice, InsistsOnAPathThatTheTargetForces) {
+  EXPECT_TRUE(
+      refuses([] { choose_path("op", cuda_target(75, Path::kSm75), kGemmMenu, kNotFloat16); },
+              {"forced path sm75", "cannot run: the operands are not float16", "force_path"}));
+}
+
 TEST_F(PathChoice, TreatsAnEmptyVariableAndAutoAsNoForce) {
   for (const char* value : {"", "auto"}) {
     const ScopedEnvironment forced("GG_FORCE_PATH", value);
@@ -109,6 +141,9 @@ TEST(Paths, HaveTheNamesThatTheEnvironmentVariableTakes) {
   EXPECT_STREQ(to_string(Path::kReference), "reference");
   EXPECT_STREQ(to_string(Path::kParallel), "parallel");
   EXPECT_STREQ(to_string(Path::kPortable), "portable");
+  EXPECT_STREQ(to_string(Path::kSm70), "sm70");
+  EXPECT_STREQ(to_string(Path::kSm75), "sm75");
+  EXPECT_STREQ(to_string(Path::kSm90), "sm90");
 }
 
 TEST(Targets, AreTheCpuUnlessTheySayOtherwise) {
