@@ -125,9 +125,8 @@ struct KGroupedConsumer {
 
   __device__ __forceinline__ KGroupedTile next_tile() {
     ptx::mbarrier_wait(shared.tile_full[ring.slot], ring.parity);
-    const KGroupedTile tile = shared.tile[ring.slot];
+    const KGroupedTile tile = read_by_first_lane(shared.tile[ring.slot]);
     if (!tile.is_end()) {
-      __syncwarp();  // every lane has read it
       if (lane_index() == 0) ptx::mbarrier_arrive(shared.tile_read[ring.slot]);
     }
     ring.next();

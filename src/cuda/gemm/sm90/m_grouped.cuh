@@ -121,9 +121,8 @@ struct Consumer {
   // The next tile, its first k-block loaded; or the end.
   __device__ __forceinline__ Tile next_tile() {
     ptx::mbarrier_wait(shared.tile_full[ring.slot], ring.parity);
-    const Tile tile = shared.tile[ring.slot];
+    const Tile tile = read_by_first_lane(shared.tile[ring.slot]);
     if (!tile.is_end()) {
-      __syncwarp();  // every lane has read it
       if (place.lane == 0) ptx::mbarrier_arrive(shared.tile_read[ring.slot]);
       wait_full();
     }

@@ -3,6 +3,7 @@
 // K-grouped one's, too.
 #pragma once
 
+#include "cuda/gemm/group_window.cuh"
 #include "cuda/gemm/sm90/args.h"
 #include "cuda/gemm/sm90/policy.h"
 #include "cuda/gemm/sm90/ptx.cuh"
@@ -62,6 +63,22 @@ __device__ __forceinline__ void init_barriers(SharedMemory& shared) {
     ptx::mbarrier_init(shared.tile_read[r], SharedMemory::kTileReaders);
   }
   ptx::fence_mbarrier_init();
+}
+
+// A tile of the ring, read by the lane that says so at tile_read afterwards and told to the
+// others: if all lanes read, what keeps the scheduler from overwriting it under them would
+// be __syncwarp and one arrival, which racecheck cannot follow.
+template <class T>
+__device__ __forceinline__ T read_by_first_lane(const T& source) {
+  static_assert(sizeof(T) % sizeof(int) == 0);
+  T tile{};
+  if (lane_index() == 0) tile = source;
+  int* words = reinterpret_cast<int*>(&tile);
+#pragma unroll
+  for (int i = 0; i < static_cast<int>(sizeof(T) / sizeof(int)); ++i) {
+    words[i] = __shfl_sync(kWholeWarp, words[i], 0);
+  }
+  return tile;
 }
 
 // A position in a ring, and the parity of the round.
