@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "cuda/common/architectures.h"
+#include "cuda/gemm/sm80/door.h"
 #include "cuda/support/limits.h"
 #include "support/shapes.h"
 
@@ -43,6 +44,7 @@ std::vector<std::string> built_between(int first, int last) {
 // Whether this build has the path's code for a device: each folder is compiled for the
 // architectures of its own generation (CMakeLists.txt).
 bool is_built(Path path, int compute_capability) {
+  if (path == Path::kSm80) return cuda::sm80::is_built();
   std::vector<std::string> entries;
   if (path == Path::kSm90) entries = built_between(90, 90);
   if (path == Path::kSm75) entries = built_between(75, 79);
@@ -57,7 +59,7 @@ bool is_built(Path path, int compute_capability) {
   for (const std::string& entry : entries) {
     if (cuda::is_code_for(entry, compute_capability)) return true;
   }
-  return path == Path::kPortable;
+  return path == Path::kPortable || path == Path::kSimt;
 }
 
 struct Choice {
@@ -66,15 +68,17 @@ struct Choice {
 };
 
 std::vector<Choice> choices_of(int compute_capability) {
-  const Path portable = Path::kPortable;
-  std::vector<Path> half = {Path::kSm70, portable};
-  if (compute_capability >= 75) half.insert(half.begin(), Path::kSm75);
-  std::vector<Path> bfloat = {portable};
-  if (compute_capability == 90) {
-    half.insert(half.begin(), Path::kSm90);
-    bfloat.insert(bfloat.begin(), Path::kSm90);
+  std::vector<Path> half = {Path::kSm70, Path::kSimt}, bfloat = {Path::kSimt};
+  const auto put_first = [](std::vector<Path>& paths, Path path) {
+    paths.insert(paths.begin(), path);
+  };
+  if (compute_capability >= 75) put_first(half, Path::kSm75);
+  for (const Path path : {Path::kSm80, Path::kSm90}) {
+    if (compute_capability < 80 || (path == Path::kSm90 && compute_capability != 90)) continue;
+    put_first(half, path);
+    put_first(bfloat, path);
   }
-  return {{DType::kFloat16, half}, {DType::kBFloat16, bfloat}, {DType::kFloat32, {portable}}};
+  return {{DType::kFloat16, half}, {DType::kBFloat16, bfloat}, {DType::kFloat32, {Path::kSimt}}};
 }
 
 class GmmPaths : public OnEveryGpu {};
@@ -90,7 +94,7 @@ TEST_P(GmmPaths, AreTheBestThatTheGenerationAndTheBuildHaveForTheDtype) {
     const GmmPlan wgrad = plan_gmm_wgrad(wgrad_of(choice.dtype), GetParam().target());
     EXPECT_EQ(plan.path, choice.best_first[best]) << to_string(plan);
     EXPECT_EQ(wgrad.path, choice.best_first[best]) << to_string(wgrad);
-    if (plan.path == Path::kPortable) {
+    if (plan.path == Path::kSimt) {
       EXPECT_NE(plan.because, "") << "every generation has a path for some dtype";
       EXPECT_NE(wgrad.because, "");
     }
@@ -98,10 +102,13 @@ TEST_P(GmmPaths, AreTheBestThatTheGenerationAndTheBuildHaveForTheDtype) {
 }
 
 TEST_P(GmmPaths, SayThatTheDtypeIsTheReason) {
-  if (GetParam().limits.compute_capability == 90) return;  // sm90 answers first, for its own
   const GmmPlan plan = plan_gmm(problem_of(DType::kFloat32), GetParam().target());
-  EXPECT_EQ(plan.path, Path::kPortable);
-  EXPECT_EQ(plan.because, "the operands are not float16");
+  EXPECT_EQ(plan.path, Path::kSimt);
+  if (GetParam().limits.compute_capability < 80) {
+    EXPECT_EQ(plan.because, "the operands are not float16");
+  } else {
+    EXPECT_NE(plan.because.find("float32"), std::string_view::npos) << plan.because;
+  }
 }
 
 TEST_P(GmmPaths, ThatTheEnvironmentForcesAreTheBestThereIsAndRefusalsGoOn) {
@@ -111,7 +118,8 @@ TEST_P(GmmPaths, ThatTheEnvironmentForcesAreTheBestThereIsAndRefusalsGoOn) {
     const ScopedEnvironment forced("GG_FORCE_PATH", to_string(path));
     const GmmPlan plan = plan_gmm(problem_of(DType::kFloat16), GetParam().target());
     EXPECT_EQ(plan.path == path, is_built(path, capability)) << to_string(plan);
-    EXPECT_EQ(plan_gmm(problem_of(DType::kBFloat16), GetParam().target()).path, Path::kPortable);
+    EXPECT_EQ(plan_gmm(problem_of(DType::kBFloat16), GetParam().target()).path,
+              path == Path::kPortable ? path : Path::kSimt);
     Target target = GetParam().target();
     target.force_path = path;
     if (path != Path::kPortable) {
