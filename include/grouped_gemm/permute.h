@@ -66,7 +66,8 @@ struct PermutePlan {
   int map_launches = 0;
   int num_map_blocks = 0;       // thread blocks of each launch
   int map_items = 0;            // slots of a thread at a time; 0: the sort for very many experts
-  int map_pitch = 0;            // of the map's rows in shared memory; 0: written directly
+  bool map_has_masks = false;   // ranks by masks in shared memory; else by matching lanes
+  bool starts_early = false;    // while the stream's previous kernel may still run
   int64_t num_bins = 0;         // counting-sort bins; of unknown experts the last takes all larger
   int64_t slots_per_block = 0;  // consecutive slots that one thread block sorts
   int vector_bytes = 0;         // CUDA: width of one row access

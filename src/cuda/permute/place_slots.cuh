@@ -144,73 +144,37 @@ __device__ __forceinline__ int find_first_rows(const RowMapArgs& args, const Sor
   return carry;
 }
 
-// The map is k-major and slots are token-major: a warp turns its part in shared
-// memory and writes it in runs of tokens.
-__device__ __forceinline__ void write_staged_map(const RowMapArgs& args, const int* staged,
-                                                 uint32_t begin, uint32_t end) {
-  if (begin >= end) return;
-  const uint32_t topk = args.topk.divisor;
-  const uint32_t first_token = args.topk.quotient(begin);
-  const uint32_t num_tokens = args.topk.quotient(end - 1) - first_token + 1;
-  for (uint32_t k = 0; k < topk; ++k) {
-    int* map = args.row_id_map + static_cast<int64_t>(k) * args.num_tokens + first_token;
-    for (uint32_t t = threadIdx.x % 32; t < num_tokens; t += 32) {
-      const uint32_t slot = (first_token + t) * topk + k;
-      if (slot >= begin && slot < end) map[t] = staged[k * args.map_pitch + t];
-    }
-  }
-}
-
 template <int kItems>
 __device__ __forceinline__ void place_tile(const RowMapArgs& args, const SortMemory& memory,
-                                           uint32_t tile, uint32_t limit,
+                                           uint32_t tile, uint32_t dropped,
                                            const uint32_t (&bins)[kItems]) {
   const int warp = threadIdx.x / 32;
   const uint32_t begin = tile + warp * 32 * kItems;
   const uint32_t end = min(begin + 32 * kItems, args.num_slots);
   const uint16_t* before = memory.warp_counts + warp * memory.bins;
-  int* staged = memory.staged + warp * args.topk.divisor * args.map_pitch;
-  const uint32_t first_token = args.topk.quotient(begin);
 #pragma unroll
   for (int i = 0; i < kItems; ++i) {
     const uint32_t slot = begin + i * 32 + threadIdx.x % 32;
     if (slot >= end) continue;
     const uint32_t bin = bins[i] >> 16;
     const int rank = static_cast<int>(bins[i] & 0xffff);
-    const int row = bin < limit ? memory.next_row[bin] + before[bin] + rank : -1;
-    if (args.map_pitch == 0) {
-      args.place(slot, row);
-      continue;
-    }
-    const uint32_t token = args.topk.quotient(slot);
-    const uint32_t k = slot - token * args.topk.divisor;
-    const bool kept = row >= 0 && row < args.num_out;
-    staged[k * args.map_pitch + (token - first_token)] = kept ? row : -1;
-    if (kept && args.slot_of_row != nullptr) args.slot_of_row[row] = static_cast<int>(slot);
+    const int row = bin != dropped ? memory.next_row[bin] + before[bin] + rank : -1;
+    args.place(slot, row);
   }
-  if (args.map_pitch == 0) return;
-  __syncwarp();
-  write_staged_map(args, staged, begin, end);
-  __syncwarp();
 }
 
 // At most 64 registers, so that count_slots and what follows fit beside it.
 template <int kThreads, int kItems, typename Count, MapKind kKind>
 __global__ void __launch_bounds__(kThreads, 1024 / kThreads) place_slots(const RowMapArgs args) {
   extern __shared__ uint4 dynamic[];
-  __shared__ int largest_bin;
   const int stride = kKind == MapKind::kAnyIds ? kFastBinsForUnknownExperts : args.num_bins;
-  const SortMemory memory(dynamic, stride, kThreads / 32);
+  const SortMemory memory(dynamic, stride, kThreads / 32, args.has_masks);
   if constexpr (kKind == MapKind::kOneBlock) ptx::wait_for_previous_kernel();
   ptx::let_next_kernel_start();
-  if constexpr (kKind == MapKind::kAnyIds) {
-    if (threadIdx.x == 0) largest_bin = -1;
-    __syncthreads();
-  }
 
   uint32_t tile = args.first_slot();
   uint32_t bins[kItems];  // of this thread's slots; once ranked bin << 16 | rank
-  uint32_t limit = rank_tile<kThreads, kItems, kKind>(args, memory, tile, &largest_bin, bins);
+  rank_tile<kThreads, kItems, kKind>(args, memory, tile, bins);
 
   int num_bins = stride;
   if constexpr (kKind != MapKind::kOneBlock) ptx::wait_for_previous_kernel();
@@ -231,14 +195,14 @@ __global__ void __launch_bounds__(kThreads, 1024 / kThreads) place_slots(const R
 
   const uint32_t end = args.end_slot();
   while (true) {
-    place_tile<kItems>(args, memory, tile, limit, bins);
+    place_tile<kItems>(args, memory, tile, dropped_bin<kKind>(args), bins);
     tile += kThreads * kItems;
     if (kKind == MapKind::kOneBlock || tile >= end) break;
     __syncthreads();  // the tile's counts and rows have been read
     for (int bin = threadIdx.x; bin < num_bins; bin += kThreads) {
       memory.next_row[bin] += memory.tile_counts[bin];
     }
-    limit = rank_tile<kThreads, kItems, kKind>(args, memory, tile, &largest_bin, bins);
+    rank_tile<kThreads, kItems, kKind>(args, memory, tile, bins);
     __syncthreads();
   }
 }

@@ -47,8 +47,7 @@ template <int kThreads, int kItems, typename Count, MapKind kKind>
 void launch_place(const RowMapArgs& args, const PermutePlan& plan, cudaStream_t stream) {
   constexpr auto* kKernel = &place_slots<kThreads, kItems, Count, kKind>;
   const int64_t bins = kKind == MapKind::kAnyIds ? kFastBinsForUnknownExperts : args.num_bins;
-  int64_t bytes = fast_sort_bytes(bins, kThreads) +
-                  staged_map_bytes(args.map_pitch, args.topk.divisor, kThreads);
+  int64_t bytes = fast_sort_bytes(bins, kThreads, args.has_masks);
   if (kKind == MapKind::kAnyIds) {
     bytes = std::max(bytes, args.num_bins * int64_t{sizeof(int)});
   }
@@ -57,7 +56,7 @@ void launch_place(const RowMapArgs& args, const PermutePlan& plan, cudaStream_t 
          {.num_blocks = plan.num_map_blocks,
           .num_threads = kThreads,
           .shared_bytes = bytes,
-          .dependent = true},
+          .dependent = kKind != MapKind::kOneBlock || plan.starts_early},
          stream, args);
 }
 
@@ -82,7 +81,7 @@ void launch_count(const RowMapArgs& args, const PermutePlan& plan, cudaStream_t 
          {.num_blocks = plan.num_map_blocks,
           .num_threads = kMapThreads,
           .shared_bytes = args.num_bins * int64_t{sizeof(int)},
-          .dependent = true},
+          .dependent = plan.starts_early},
          stream, args);
 }
 
@@ -120,7 +119,7 @@ RowMapArgs arguments(const PermutePlan& plan, const PermuteProblem& problem,
           .slots_per_block = static_cast<uint32_t>(plan.slots_per_block),
           .num_out = static_cast<int>(problem.output.size(0)),
           .align_size = static_cast<int>(problem.align_size),
-          .map_pitch = plan.map_pitch,
+          .has_masks = plan.map_has_masks,
           .row_id_map = static_cast<int*>(problem.row_id_map.data),
           .slot_of_row = static_cast<int*>(problem.slot_of_row.data),
           .tokens_per_expert = static_cast<int*>(problem.tokens_per_expert.data),

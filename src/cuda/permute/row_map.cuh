@@ -35,7 +35,7 @@ struct RowMapArgs {
   uint32_t slots_per_block;
   int num_out;
   int align_size;          // a group's rows are padded to a multiple
-  int map_pitch;           // place_slots: ints between a warp's staged map rows; 0: not staged
+  bool has_masks;          // place_slots ranks by masks in shared memory
   int* row_id_map;         // [topK, T]
   int* slot_of_row;        // [num_out] or null
   int* tokens_per_expert;  // [num_experts] or null

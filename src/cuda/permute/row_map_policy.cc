@@ -7,8 +7,11 @@ namespace gg::cuda {
 namespace {
 
 // Every block reads every other's counts, so there are few blocks; and they all
-// run at once on 132 SMs. H200, 2026-11-22, 64 K and 1 M slots of 128 experts.
-constexpr int64_t kMaxBlocks = 128;
+// run at once on 132 SMs. H200, 2026-11-22, us with 128 and 256 blocks, 128 experts:
+// 256 K slots 5.38 and 6.55, 512 K 9.14 and 8.22, 1 M 13.78 and 12.83.
+constexpr int64_t kManySlots = 512 * 1024;
+int64_t max_blocks(int64_t num_slots) { return num_slots < kManySlots ? 128 : 256; }
+
 constexpr int64_t kOneBlockSlots = kOneBlockThreads * kOneBlockItems;
 // A block that takes more leaves no room for the kernels it overlaps with.
 constexpr int64_t kOneBlockSharedBytes = 160 * 1024;
@@ -17,18 +20,24 @@ constexpr int64_t kOtherSharedBytes = 16 * 1024;  // what the kernels hold besid
 // Slots of one thread at a time: more of them once all blocks are busy.
 int items_for(int64_t num_slots) {
   int items = 2;
-  while (items < 16 && kMaxBlocks * kMapThreads * items < num_slots) items *= 2;
+  while (items < 16 && max_blocks(num_slots) * kMapThreads * items < num_slots) items *= 2;
   return items;
 }
 
-// Ints between the rows of a warp's part of the map, which is turned in shared
-// memory where a warp has slots enough for runs of a few sectors.
-int staged_map_pitch(int items, int64_t topk) {
-  constexpr int kMaxTopK = 16;
-  if (items < 8 || topk > kMaxTopK || topk == 0) return 0;
-  const int tokens = 32 * items / static_cast<int>(topk) + 2;
-  const int wanted = 32 / static_cast<int>(topk) % 32;  // a store's lanes hit 32 banks
-  return tokens + (wanted - tokens % 32 + 32) % 32;
+// Whether the first kernel is launched while the one before it may still run, which
+// hides its launch. H200, 2026-11-22, us a call with and without, 128 experts: 4 K slots
+// 5.72 and 6.20, 64 K 4.20 and 4.94, 256 K 5.89 and 6.73; but 512 K 12.79 and 9.42, 1 M
+// 19.64 and 13.75. E unknown: 64 K 4.99 and 5.67, 256 K 8.87 and 7.67. Of copy, moe_permute
+// of 403 MB of rows 0.924 and 0.917, of 604 MB 0.884 and 0.885, of 1 GB and more up to 0.09 less.
+bool starts_early(const PermuteProblem& problem) {
+  constexpr int64_t kMaxSlots = 256 * 1024;
+  constexpr int64_t kMaxSlotsOfUnknownExperts = 64 * 1024;
+  constexpr int64_t kMaxRowBytes = int64_t{512} << 20;  // read and written
+  const int64_t row_bytes = problem.input.size(1) * size_of(problem.input.dtype);
+  const int64_t num_rows = problem.input.size(0) + problem.output.size(0);
+  return problem.indices.num_elements() <=
+             (problem.num_experts > 0 ? kMaxSlots : kMaxSlotsOfUnknownExperts) &&
+         num_rows * row_bytes < kMaxRowBytes;
 }
 
 }  // namespace
@@ -44,26 +53,30 @@ void select_row_map(PermutePlan& plan, const PermuteProblem& problem, const Devi
   const int64_t bins =
       experts > 0 ? padded_bins(static_cast<int>(experts)) : kFastBinsForUnknownExperts;
 
+  // Slots are ranked by masks of lanes, or where those have no room by the match
+  // instruction.
+  const auto bytes = [&](int num_threads, bool has_masks) {
+    return fast_sort_bytes(bins, num_threads, has_masks);
+  };
+  plan.starts_early = starts_early(problem);
+  const int64_t one_block_bytes = base::min(shared_bytes, kOneBlockSharedBytes);
   if (experts > 0 && num_slots <= kOneBlockSlots &&
-      fast_sort_bytes(bins, kOneBlockThreads) <= base::min(shared_bytes, kOneBlockSharedBytes)) {
+      bytes(kOneBlockThreads, false) <= one_block_bytes) {
     plan.map_launches = 1;
     plan.map_items = kOneBlockItems;
+    plan.map_has_masks = bytes(kOneBlockThreads, true) <= one_block_bytes;
     plan.num_map_blocks = 1;
     plan.slots_per_block = kOneBlockSlots;
     plan.num_bins = bins;
     return;
   }
-  const int64_t fast_bytes = fast_sort_bytes(bins, kMapThreads);
-  const bool fast = experts == 0 || fast_bytes <= shared_bytes;
+  const bool fast = experts == 0 || bytes(kMapThreads, false) <= shared_bytes;
   plan.map_launches = 2;
   plan.map_items = fast ? items_for(num_slots) : 0;
-  const int64_t topk = problem.indices.size(1);
-  const int pitch = staged_map_pitch(plan.map_items, topk);
-  const bool fits = fast_bytes + staged_map_bytes(pitch, topk, kMapThreads) <= shared_bytes;
-  plan.map_pitch = fits ? pitch : 0;
+  plan.map_has_masks = fast && bytes(kMapThreads, true) <= shared_bytes;
   const int64_t tile = kMapThreads * base::max(plan.map_items, 1);
   plan.slots_per_block =
-      base::max(tile, base::round_up(base::ceil_div(num_slots, kMaxBlocks), tile));
+      base::max(tile, base::round_up(base::ceil_div(num_slots, max_blocks(num_slots)), tile));
   plan.num_map_blocks =
       static_cast<int>(base::max(1, base::ceil_div(num_slots, plan.slots_per_block)));
   // Where E is unknown the last bin takes every larger id.

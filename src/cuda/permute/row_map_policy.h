@@ -29,14 +29,11 @@ __host__ __device__
   return bins;
 }
 
-// Shared memory of the fast sort: three ints a bin, 16-bit counts for each warp
-// and for the tile; then each warp's part of the map, before it is written.
-constexpr int64_t fast_sort_bytes(int64_t bins, int num_threads) {
-  return bins * (3 * int64_t{sizeof(int)} + (num_threads / 32 + 1) * int64_t{sizeof(uint16_t)});
-}
-
-constexpr int64_t staged_map_bytes(int64_t pitch, int64_t topk, int num_threads) {
-  return pitch * topk * (num_threads / 32) * int64_t{sizeof(int)};
+// Shared memory of the fast sort: three ints a bin, 16-bit counts for each warp and for
+// the tile, and for each warp a mask of lanes where slots are ranked by masks.
+constexpr int64_t fast_sort_bytes(int64_t bins, int num_threads, bool has_masks) {
+  const int64_t of_warp = sizeof(uint16_t) + (has_masks ? sizeof(uint32_t) : 0);
+  return bins * (3 * int64_t{sizeof(int)} + int64_t{sizeof(uint16_t)} + num_threads / 32 * of_warp);
 }
 
 // Fills the plan's fields about the map; throws Error for too many experts.

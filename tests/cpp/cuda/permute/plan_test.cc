@@ -61,11 +61,12 @@ TEST_P(PermutePlans, CutTheSlotsIntoAFewBlocksAndCountEach) {
     const PermuteProblem problem = permute_problem(num_tokens, 8, 8, DType::kFloat32, 64);
     const PermutePlan plan = plan_permute(problem, GetParam().target());
     EXPECT_EQ(plan.slots_per_block % (512 * plan.map_items), 0) << "whole tiles";
-    EXPECT_LE(plan.num_map_blocks, 128);
+    const int most = num_tokens * 8 < 512 * 1024 ? 128 : 256;
+    EXPECT_LE(plan.num_map_blocks, most);
     EXPECT_GE(plan.slots_per_block * plan.num_map_blocks, num_tokens * 8);
     EXPECT_LT(plan.slots_per_block * (plan.num_map_blocks - 1), num_tokens * 8);
     EXPECT_GE(plan.workspace_bytes, plan.num_map_blocks * plan.num_bins * 2);
-    EXPECT_LE(plan.workspace_bytes, 128 * plan.num_bins * 4 + 64) << "whatever T is";
+    EXPECT_LE(plan.workspace_bytes, most * plan.num_bins * 4 + 64) << "whatever T is";
   }
 }
 
@@ -78,8 +79,39 @@ TEST_P(PermutePlans, GiveAThreadMoreSlotsOnceEveryBlockIsBusy) {
   EXPECT_EQ(items(131072), 2);
   EXPECT_EQ(items(131073), 4);
   EXPECT_EQ(items(262145), 8);
-  EXPECT_EQ(items(1048576), 16);
+  EXPECT_EQ(items(524287), 8);
+  EXPECT_EQ(items(524288), 4) << "of twice as many blocks";
+  EXPECT_EQ(items(1048576), 8);
+  EXPECT_EQ(items(1048577), 16);
   EXPECT_EQ(items(1 << 30), 16);
+}
+
+TEST_P(PermutePlans, RankByMasksWhereTheyHaveRoom) {
+  const auto has_masks = [&](int64_t num_tokens, int64_t num_experts) {
+    const PermuteProblem problem = permute_problem(num_tokens, 8, 8, DType::kFloat32, num_experts);
+    return plan_permute(problem, GetParam().target()).map_has_masks;
+  };
+  EXPECT_TRUE(has_masks(512, 128));
+  EXPECT_TRUE(has_masks(8192, 256));
+  EXPECT_FALSE(has_masks(512, 1024)) << "one block: 6 bytes for each of 32 warps and 14, a bin";
+  EXPECT_FALSE(has_masks(8192, 2048)) << "6 bytes for each of 16 warps and 14, a bin";
+  EXPECT_FALSE(has_masks(8192, 10000)) << "no table for each warp";
+}
+
+TEST_P(PermutePlans, StartBeforeThePreviousKernelEndsWhereTheCallIsShort) {
+  const auto starts_early = [&](int64_t num_tokens, int64_t hidden, int64_t num_experts) {
+    const PermuteProblem problem =
+        permute_problem(num_tokens, 8, hidden, DType::kBFloat16, num_experts);
+    return plan_permute(problem, GetParam().target()).starts_early;
+  };
+  EXPECT_TRUE(starts_early(1, 7168, 128));
+  EXPECT_TRUE(starts_early(32768, 0, 128));
+  EXPECT_FALSE(starts_early(32769, 0, 128)) << "more than 256 K slots";
+  EXPECT_TRUE(starts_early(8192, 0, 0));
+  EXPECT_FALSE(starts_early(8193, 0, 0)) << "more than 64 K slots of unknown experts";
+  // 16384 tokens: 9 * 16384 rows of 2 * h bytes.
+  EXPECT_TRUE(starts_early(16384, 1820, 128));
+  EXPECT_FALSE(starts_early(16384, 1821, 128)) << "512 MB of rows";
 }
 
 TEST_P(PermutePlans, CountEveryExpertOnceWhereWarpsHaveNoTablesOfTheirOwn) {
