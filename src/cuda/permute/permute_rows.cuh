@@ -37,7 +37,8 @@ __device__ __forceinline__ void fetch_ahead(const PermuteRowsArgs& args, int64_t
   const int64_t first = args.burst.first_to_fetch(token, args.num_tokens);
   const int64_t count = min(static_cast<int64_t>(args.burst.share), args.num_tokens - first);
   if (count <= 0) return;
-  ptx::prefetch(args.input + first * args.row_bytes, static_cast<uint32_t>(count * args.row_bytes));
+  ptx::prefetch_evict_last(args.input + first * args.row_bytes,
+                           static_cast<uint32_t>(count * args.row_bytes));
 }
 
 // kUnroll vectors of a row in flight together, and then in registers.

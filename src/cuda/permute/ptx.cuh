@@ -65,11 +65,16 @@ __device__ __forceinline__ void store_evict_first(void* address, uint4 v, uint64
 #endif
 }
 
-// Asks for memory to be brought into L2; nobody waits for it. Address and size
-// are multiples of 16 bytes. (cp.async.bulk.prefetch)
-__device__ __forceinline__ void prefetch(const void* address, uint32_t bytes) {
+// Asks for memory to be brought into L2, which it leaves after everything else; nobody
+// waits for it. Address and size are multiples of 16 bytes. (createpolicy,
+// cp.async.bulk.prefetch)
+__device__ __forceinline__ void prefetch_evict_last(const void* address, uint32_t bytes) {
 #if __CUDA_ARCH__ >= 900
-  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(address), "r"(bytes) : "memory");
+  uint64_t policy;
+  asm volatile("createpolicy.fractional.L2::evict_last.b64 %0, 1.0;" : "=l"(policy));
+  asm volatile("cp.async.bulk.prefetch.L2.global.L2::cache_hint [%0], %1, %2;" ::"l"(address),
+               "r"(bytes), "l"(policy)
+               : "memory");
 #endif
 }
 

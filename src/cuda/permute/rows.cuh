@@ -68,9 +68,10 @@ RowShape even_warps_shape(int64_t vectors_per_row) {
 // DRAM turns round between reading and writing, and a read that trickles in among
 // many writes makes it turn every time. So rows are read in bursts: the blocks of
 // the first tokens of a burst together fetch the whole next burst into L2, and
-// stores leave L2 first. H200, 2026-11-22, 32768x8x4096x128: 0.91 of copy, 0.87
-// without; 1, 2, 8 and 16 MB are worse. The backward, which reads twice as much as it
-// writes, loses by them: 0.78 against 0.89.
+// stores leave L2 first, the burst last. H200, 2026-11-22, of copy: 32768x8x4096 0.897,
+// without bursts 0.859; 16384x2x4096 0.938, without 0.904, and 0.924 where the burst
+// leaves like any read. Bursts of 1, 2, 3, 8 and 16 MB are worse, of 6 MB the same. The
+// backward, which reads twice as much as it writes, loses by them: 0.78 against 0.89.
 inline constexpr int64_t kBurstBytes = 4 << 20;
 
 struct Burst {
