@@ -7,6 +7,7 @@
 #pragma once
 
 #include "base/math.h"
+#include "cuda/common/dependent_launch.cuh"
 #include "cuda/routing/route_bwd.cuh"
 
 namespace gg::cuda {
@@ -114,6 +115,7 @@ struct RouteBwdTile {
 
   __device__ __forceinline__ void backward() const {
     WeighedChoice choices[kSteps];
+    ptx::wait_for_previous_kernel();
     load(choices);
     clear();
 #pragma unroll
@@ -139,6 +141,7 @@ template <typename T, int kSteps>
 __global__ void __launch_bounds__(kRouteTileWarps * 32)
     route_bwd_chosen_kernel(const RouteBwdArgs args) {
   extern __shared__ uint4 shared_tiles[];
+  ptx::let_next_kernel_start();
   const int warp = threadIdx.x / 32;
   const int64_t tile = int64_t{blockIdx.x} * kRouteTileWarps + warp;
   const int64_t first_token = tile * args.tokens_per_tile;
