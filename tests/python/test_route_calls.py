@@ -156,6 +156,25 @@ def test_two_streams_route_at_once(step):
             assert_same_bits(actual, wanted)
 
 
+@pytest.mark.cuda
+@pytest.mark.parametrize("tokens", [100, 5000, 40_000])
+def test_gradients_that_follow_their_inputs_without_pause_wait_for_them(tokens):
+    """Their kernel starts before the one in front has ended; it must not read before."""
+    logits = logits_of(tokens, 64, "cuda").requires_grad_()
+    probs = moe_route(logits, 4).probs
+    rounds = [torch.rand(tokens, 4, device="cuda") for _ in range(40)]
+    expected = []
+    for grad in rounds:
+        expected.append(torch.autograd.grad(probs, logits, grad * 2, retain_graph=True)[0])
+        torch.cuda.synchronize()
+    results = []
+    for grad in rounds:
+        doubled = grad * 2  # written just before it is read
+        results.append(torch.autograd.grad(probs, logits, doubled, retain_graph=True)[0])
+    for actual, wanted in zip(results, expected, strict=True):
+        assert_same_bits(actual, wanted)
+
+
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
 @pytest.mark.parametrize("step", STEPS)
 def test_logits_decide_the_device_whichever_is_current(step):
