@@ -25,10 +25,11 @@ int items_for(int64_t num_slots) {
 }
 
 // Whether the first kernel is launched while the one before it may still run, which
-// hides its launch. H200, 2026-11-22, us a call with and without, 128 experts: 4 K slots
-// 5.72 and 6.20, 64 K 4.20 and 4.94, 256 K 5.89 and 6.73; but 512 K 12.79 and 9.42, 1 M
-// 19.64 and 13.75. E unknown: 64 K 4.99 and 5.67, 256 K 8.87 and 7.67. Of copy, moe_permute
-// of 403 MB of rows 0.924 and 0.917, of 604 MB 0.884 and 0.885, of 1 GB and more up to 0.09 less.
+// hides its launch. H200, 2026-11-22, us of a map with and without, 128 experts (in 128
+// blocks, ranks by votes): 4 K slots 5.72 and 6.20, 64 K 4.20 and 4.94, 256 K 5.89 and
+// 6.73; but 512 K 12.79 and 9.42, 1 M 19.64 and 13.75. E unknown: 64 K 4.99 and 5.67,
+// 256 K 8.87 and 7.67. moe_permute, of copy: 403 MB of rows 0.924 and 0.917, 604 MB 0.884
+// and 0.885, 1 GB 0.815 to 0.888 and 0.887.
 bool starts_early(const PermuteProblem& problem) {
   constexpr int64_t kMaxSlots = 256 * 1024;
   constexpr int64_t kMaxSlotsOfUnknownExperts = 64 * 1024;
