@@ -57,7 +57,7 @@ TEST_F(CudaRowMap, IsRightForAnyNumberOfSlots) {
   }
 }
 
-TEST_F(CudaRowMap, IsRightForAnyTopKWhereItIsTurnedInSharedMemory) {
+TEST_F(CudaRowMap, IsRightForAnyTopKOfManySlots) {
   constexpr int64_t kTokens = 600'000;
   for (int64_t topk : {1, 2, 3, 5, 8, 15, 16, 17, 129}) {
     SCOPED_TRACE(topk);
