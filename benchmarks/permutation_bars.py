@@ -30,6 +30,7 @@ ODD = [(16384, 8, 1025, 128), (8192, 8, 7167, 256)]
 MAPS = [(512, 128), (2048, 128), (8192, 8), (8192, 128), (32768, 128), (131072, 128)]  # T, E
 STEADY_ROUNDS, COLD_ROUNDS = 7, 11
 STEADY_SECONDS = 2e-3  # of one round
+WARM_SECONDS = 0.1  # of untimed rounds: the first ones of a graph took up to 12 % longer
 
 
 class Timer:
@@ -47,9 +48,11 @@ class Timer:
                 call()
         torch.cuda.synchronize()
         once = self._capture(call, 1)
-        repeats = int(STEADY_SECONDS / (self._replay(once) * 1e-6))
-        repeats = min(max(repeats, 4), 50)
+        seconds = self._replay(once) * 1e-6
+        repeats = min(max(int(STEADY_SECONDS / seconds), 4), 50)
         many = self._capture(call, repeats)
+        for _ in range(int(WARM_SECONDS / (repeats * seconds))):
+            many.replay()
         times = {"steady": median(self._replay(many) for _ in range(STEADY_ROUNDS)) / repeats}
         if self.flushed is not None:
             times["cold"] = median(self._replay(once, cold=True) for _ in range(COLD_ROUNDS))
