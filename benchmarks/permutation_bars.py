@@ -13,20 +13,9 @@ import argparse
 import grouped_gemm as gg
 import torch
 from grouped_gemm import ops
+from grouped_gemm.bench.cases import DECODE_MOVES, MOVES, ODD_FP8_MOVES
 
 raw = torch.ops.grouped_gemm
-# T, topK, h, E
-LARGE = [
-    (32768, 8, 4096, 128),
-    (65536, 8, 2048, 128),
-    (8192, 8, 7168, 256),
-    (16384, 8, 2048, 128),
-    (16384, 2, 4096, 8),
-    (8192, 2, 4096, 8),
-    (8192, 8, 2048, 128),
-]
-DECODE = [(1, 8, 2048, 128), (64, 8, 2048, 128), (512, 8, 2048, 128)]
-ODD = [(16384, 8, 1025, 128), (8192, 8, 7167, 256)]
 MAPS = [(512, 128), (2048, 128), (8192, 8), (8192, 128), (32768, 128), (131072, 128)]  # T, E
 STEADY_ROUNDS, COLD_ROUNDS = 7, 11
 STEADY_SECONDS = 2e-3  # of one round
@@ -155,9 +144,9 @@ def main() -> None:
         for tokens, experts in MAPS:
             measure_map(timer, tokens, experts, wanted)
     for kind, shapes, dtypes in (
-        ("moves", LARGE, [torch.bfloat16]),
-        ("decode", DECODE, [torch.bfloat16]),
-        ("odd", ODD, [torch.float8_e4m3fn, torch.bfloat16]),
+        ("moves", MOVES, [torch.bfloat16]),
+        ("decode", DECODE_MOVES, [torch.bfloat16]),
+        ("odd", ODD_FP8_MOVES[:2], [torch.float8_e4m3fn, torch.bfloat16]),
     ):
         for shape in shapes if kind in chosen else []:
             for dtype in dtypes:
