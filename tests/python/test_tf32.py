@@ -47,7 +47,7 @@ def test_operands_of_11_bits_are_multiplied_exactly(device, k, n, trans_b):
 
 
 @pytest.mark.parametrize("trans_b", [False, True])
-def test_other_operands_are_rounded_to_nearest(device, trans_b):
+def test_other_operands_lose_no_more_than_two_roundings(device, trans_b):
     a, b = random_operands(SIZES, 256, 96, torch.float32, device, trans_b, requires_grad=True)
     dy = torch.randn(a.shape[0], 96).to(device)
     y = grouped_gemm.gmm(a, b, torch.tensor(SIZES, device=device), trans_b)
