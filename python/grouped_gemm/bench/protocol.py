@@ -2,12 +2,14 @@
 
 1. Every result is checked against a reference; a wrong one is refused, not timed.
 2. Cold: rounds A B C A B C, each call after a write larger than the L2; untimed rounds first.
-3. Steady: rounds of windows (0.25 s by default) of back-to-back calls in rotated order, each
-   after an untimed lead-in, since the chip's clock follows the power that a kernel draws; an
-   untimed round first.
+3. Steady: rounds of windows (0.25 s by default) of back-to-back calls, there and back again in
+   turn, each after an untimed lead-in, since the chip's clock follows the power that a kernel
+   draws; untimed rounds first.
 Untimed rounds: after setting up and checking, the chip's clock takes its time to follow the new
 load's power. On an H100 (2026-11-22) the first cold rounds of products differed by up to 9 % from
-those that followed, and the first window of dense was 3 % faster than the second.
+those that followed, and the first window of dense was 3 % faster than the second. On an H200
+(2026-11-23) the clock fell to 1.1-1.3 GHz when windows followed cold calls, and took 0.4 s to
+settle at 1.4: the case whose window came first was told up to 10 % too slow.
 Slow implementations get fewer repetitions; what was thinned stands in the notes.
 """
 
@@ -22,7 +24,7 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from . import checks
-from .cases import Case
+from .cases import GEMM_OPS, Case
 from .clock import GRAPH_BELOW_MS, CudaClock, WallClock
 
 HOST_CALLS = 100  # calls in a burst of a host case
@@ -42,6 +44,7 @@ class Budget:
     window_seconds: float = 0.25
     lead_seconds: float = 0.05  # untimed: before each window, and of each call in an untimed round
     settle_seconds: float = 0.2  # untimed cold rounds of a block together
+    heavy_settle_seconds: float = 0.6  # untimed rounds before the windows of products
     heat_seconds: float = 5.0  # products before anything is timed: a cold chip leaks less power
 
     def with_windows(self, windows: int) -> Budget:
@@ -57,10 +60,18 @@ class Budget:
             window_seconds=seconds,
             lead_seconds=self.lead_seconds * share,
             settle_seconds=self.settle_seconds * share,
+            heavy_settle_seconds=self.heavy_settle_seconds * share,
         )
 
 
-QUICK = Budget(cold_calls=6, cold_seconds=0.15, windows=2, settle_seconds=0.1, heat_seconds=1.0)
+QUICK = Budget(
+    cold_calls=6,
+    cold_seconds=0.15,
+    windows=2,
+    settle_seconds=0.1,
+    heavy_settle_seconds=0.0,
+    heat_seconds=1.0,
+)
 DEFAULT = Budget()
 FULL = Budget(cold_calls=20, cold_seconds=1.0, windows=5, lead_seconds=0.1)
 CPU = Budget(5, 0.3, 3, window_seconds=0.1, lead_seconds=0.0, settle_seconds=0.0, heat_seconds=0.0)
@@ -180,12 +191,11 @@ def _steady(runnable, clock, budget: Budget) -> None:
     if not runnable or not budget.windows:
         return
     calls = [_steady_call(contender, timing, clock) for contender, timing in runnable]
-    for call, per_call, ms in calls if budget.lead_seconds else ():
+    for call, per_call, ms in calls * _untimed_rounds(runnable, budget):
         clock.window(call, 0, max(1, int(budget.lead_seconds / (ms * per_call / 1e3))))  # untimed
     for turn in range(budget.windows):
-        shift = (turn * len(runnable)) // budget.windows
-        order = list(range(len(runnable)))
-        for index in order[shift:] + order[:shift]:
+        order = range(len(runnable))
+        for index in order if turn % 2 == 0 else reversed(order):
             timing = runnable[index][1]
             call, per_call, ms = calls[index]
             seconds = ms * per_call / 1e3
@@ -195,6 +205,15 @@ def _steady(runnable, clock, budget: Budget) -> None:
             lead = int(budget.lead_seconds / seconds)
             count = max(1, math.ceil(budget.window_seconds / seconds))
             timing.steady_ms.append(clock.window(call, lead, count) / per_call)
+
+
+def _untimed_rounds(runnable, budget: Budget) -> int:
+    """Of windows as short as a lead-in."""
+    if not budget.lead_seconds:
+        return 0
+    is_heavy = any(contender.case.op in GEMM_OPS for contender, _ in runnable)
+    settle = budget.heavy_settle_seconds if is_heavy else 0.0
+    return max(1, math.ceil(settle / (budget.lead_seconds * len(runnable))))
 
 
 def _steady_call(contender: Contender, timing: Timing, clock) -> tuple[Callable, int, float]:
