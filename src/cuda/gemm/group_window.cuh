@@ -55,26 +55,33 @@ struct GroupWindow {
     rewind();
   }
 
-  // As many of the blocks as the small groups' work is of all work, so that both classes
-  // end together. Every block comes to the same number.
-  __device__ int blocks_for_small() const {
-    float all = 0.0f, small = 0.0f;
+  // What all groups come to. Sizes that reach past the T rows count in full here.
+  struct Totals {
+    float work = 0.0f, small_work = 0.0f;
+    int large_tiles = 0;  // of groups that are not small
+  };
+
+  // Every block comes to the same.
+  __device__ Totals totals() const {
+    Totals sum;
 #pragma unroll 4
     for (int first = 0; first < groups.num_groups; first += 32) {
       int rows = clamped(load(first));
       if (groups.cumulative && first + lane_index() > 0)
         rows = max(0, rows - clamped(load(first - 1)));
       const float work = tiles_of.work(rows);
-      all += work;
-      if (rows <= small_rows) small += work;
+      const bool small = rows <= small_rows;
+      sum.work += work;
+      sum.small_work += small ? work : 0.0f;
+      sum.large_tiles += small ? 0 : tiles_of(rows);
     }
 #pragma unroll
     for (int step = 16; step > 0; step /= 2) {
-      all += __shfl_xor_sync(kWholeWarp, all, step);
-      small += __shfl_xor_sync(kWholeWarp, small, step);
+      sum.work += __shfl_xor_sync(kWholeWarp, sum.work, step);
+      sum.small_work += __shfl_xor_sync(kWholeWarp, sum.small_work, step);
+      sum.large_tiles += __shfl_xor_sync(kWholeWarp, sum.large_tiles, step);
     }
-    return all > 0.0f ? min(static_cast<int>(small / all * gridDim.x), static_cast<int>(gridDim.x))
-                      : 0;
+    return sum;
   }
 
   // Groups past the last one are empty: size 0, or an end of 0. NOTE: a load and

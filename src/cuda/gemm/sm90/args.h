@@ -17,6 +17,7 @@ inline constexpr int kTokenBoxes = 5;
 struct TileClasses {
   unsigned* claims;  // [2], 0 at the start: tiles handed out beyond each block's first
   int small_rows;    // -1: all groups are of one class
+  int most_parts;    // that a tile of the last wave is cut into
 };
 
 struct MGroupedArgs {

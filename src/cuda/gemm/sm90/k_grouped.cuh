@@ -16,6 +16,7 @@
 // feature, too, the copy engine fills in zeros, and does not store.
 #pragma once
 
+#include "cuda/common/dependent_launch.cuh"
 #include "cuda/gemm/sm90/k_grouped_add_epilogue.cuh"
 #include "cuda/gemm/sm90/wgmma.cuh"
 
@@ -267,7 +268,10 @@ __global__ void __launch_bounds__(kThreads, 1)
   if (warp < kWarpgroup / 32) {
     ptx::give_registers<kKGroupedProducerRegisters>();
     if (warp == 0 && ptx::elect()) produce<Policy, Epilogue::kFetchesOld>(shared, args);
-    if (warp == 1) KGroupedScheduler<Policy, Epilogue::kSkipsEmpty>{args}.run(shared);
+    if (warp == 1) {
+      cuda::ptx::wait_for_previous_kernel();  // of sizes and counters; all else follows from a tile
+      KGroupedScheduler<Policy, Epilogue::kSkipsEmpty>{args}.run(shared);
+    }
     if constexpr (Policy::kHasCourier) {
       if (warp == 2 && ptx::elect()) typename Epilogue::Carrier{shared, args}.run();
     }

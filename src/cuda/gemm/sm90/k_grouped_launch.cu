@@ -4,6 +4,7 @@
 
 #include "cuda/common/launch.h"
 #include "cuda/common/number.cuh"
+#include "cuda/gemm/sm90/claims.h"
 #include "cuda/gemm/sm90/door.h"
 #include "cuda/gemm/sm90/policy.h"
 #include "cuda/gemm/sm90/tensor_maps.h"
@@ -30,14 +31,11 @@ Launch launcher_of(const GmmWgradProblem& problem) {
 void gmm_wgrad(const GmmPlan& plan, const GmmWgradProblem& problem, Workspace workspace,
                Stream stream) {
   const KGroupedRoles roles = roles_of(problem);
-  unsigned* claims = static_cast<unsigned*>(workspace.data);
-  check("gmm_wgrad", "clear its counters",
-        cudaMemsetAsync(claims, 0, kClaimsBytes, to_cuda(stream)));
-  const Workspace for_groups{static_cast<char*>(workspace.data) + kClaimsBytes,
-                             workspace.bytes - kClaimsBytes};
   KGroupedArgs args{};
-  args.groups = to_device("gmm_wgrad", problem.groups, for_groups, to_cuda(stream));
-  args.classes = {claims, plan.policy.small_rows > 0 ? plan.policy.small_rows : -1};
+  args.groups = to_device("gmm_wgrad", problem.groups, behind_claims(workspace), to_cuda(stream));
+  args.classes = {.claims = clear_claims("gmm_wgrad", workspace, stream),
+                  .small_rows = plan.policy.small_rows > 0 ? plan.policy.small_rows : -1,
+                  .most_parts = 1};
   args.num_rows = static_cast<int>(problem.dy.size(0));
   args.out_rows = static_cast<int>(roles.left.size(1));
   args.out_columns = static_cast<int>(roles.right.size(1));

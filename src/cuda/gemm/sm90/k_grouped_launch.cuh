@@ -3,7 +3,7 @@
 
 #include <type_traits>
 
-#include "cuda/common/launch.h"
+#include "cuda/common/dependent_launch.h"
 #include "cuda/gemm/sm90/k_grouped.cuh"
 #include "cuda/gemm/sm90/k_grouped_launch.h"
 
@@ -44,9 +44,8 @@ void launch_k_grouped(const KGroupedArgs& args, unsigned num_blocks, cudaStream_
   using Memory = KGroupedShared<Policy>;
   static_assert(sizeof(Memory) <= Policy::kSharedBytes);
   const auto kernel = k_grouped_gemm<Policy, In, typename WgradKernel<In, kStore>::Epilogue>;
-  allow_shared_bytes("gmm_wgrad", kernel, sizeof(Memory));
-  kernel<<<num_blocks, kThreads, sizeof(Memory), stream>>>(args);
-  check_launch("gmm_wgrad");
+  launch("gmm_wgrad", kernel, {num_blocks, kThreads, sizeof(Memory), /*dependent=*/true}, stream,
+         args);
 }
 
 }  // namespace gg::cuda::sm90

@@ -23,6 +23,7 @@ struct alignas(16) KGroupedTile {
   int unused[2];
 
   __device__ __forceinline__ bool is_end() const { return expert < 0; }
+  __device__ __forceinline__ bool is_nothing() const { return false; }
 };
 
 // The dynamic shared memory. NOTE: the swizzle needs stages and slabs at multiples
@@ -70,8 +71,8 @@ struct KGroupedScheduler {
       args.groups, args.num_rows, {row_tiles * column_tiles, kSkipsEmpty}, args.classes.small_rows};
 
   // The shorter side runs fastest, so that tiles in flight share operands in L2.
-  __device__ KGroupedTile tile(int number) {
-    const GroupTile found = window.find(number);
+  __device__ KGroupedTile tile(const Claim& claim) {
+    const GroupTile found = window.find(claim.tile);
     if (found.group < 0) return {0, 0, -1, 0, 0, 0, {}};
     int row_tile, column_tile;
     if (row_tiles <= column_tiles) {

@@ -4,6 +4,7 @@
 
 #include "cuda/common/launch.h"
 #include "cuda/common/number.cuh"
+#include "cuda/gemm/sm90/claims.h"
 #include "cuda/gemm/sm90/copy_engine.h"
 #include "cuda/gemm/sm90/door.h"
 #include "cuda/gemm/sm90/tensor_maps.h"
@@ -66,15 +67,13 @@ bool is_built() { return true; }
 
 void gmm(const GmmPlan& plan, const GmmProblem& problem, Workspace workspace, Stream stream) {
   const Variant variant = variant_of(problem);
-  unsigned* claims = static_cast<unsigned*>(workspace.data);
-  check("gmm", "clear its counters", cudaMemsetAsync(claims, 0, kClaimsBytes, to_cuda(stream)));
-  const Workspace for_groups{static_cast<char*>(workspace.data) + kClaimsBytes,
-                             workspace.bytes - kClaimsBytes};
   MGroupedArgs args{};
   args.out = problem.out.data;
   args.out_pitch = pitch_of(problem.out, 0, problem.out.size(1));
-  args.groups = to_device("gmm", problem.groups, for_groups, to_cuda(stream));
-  args.classes = {claims, plan.policy.small_rows > 0 ? plan.policy.small_rows : -1};
+  args.groups = to_device("gmm", problem.groups, behind_claims(workspace), to_cuda(stream));
+  args.classes = {.claims = clear_claims("gmm", workspace, stream),
+                  .small_rows = plan.policy.small_rows > 0 ? plan.policy.small_rows : -1,
+                  .most_parts = most_parts_for(problem.groups.num_groups)};
   args.equal_tiles = plan.policy.equal_tiles;
   args.num_rows = static_cast<int>(problem.tokens.size(0));
   args.num_n = static_cast<int>(problem.weights.size(1));

@@ -3,7 +3,7 @@
 
 #include <type_traits>
 
-#include "cuda/common/launch.h"
+#include "cuda/common/dependent_launch.h"
 #include "cuda/gemm/sm90/launch.h"
 #include "cuda/gemm/sm90/m_grouped.cuh"
 
@@ -22,9 +22,8 @@ void launch_m_grouped(const MGroupedArgs& args, unsigned num_blocks, cudaStream_
   using Policy = PolicyOf<In>;
   static_assert(sizeof(Shared<Policy>) <= Policy::kSharedBytes);
   const auto kernel = m_grouped_gemm<Policy, OperandTypes<In, kMajor>, EpilogueOf<Out, kStore>>;
-  allow_shared_bytes("gmm", kernel, sizeof(Shared<Policy>));
-  kernel<<<num_blocks, kThreads, sizeof(Shared<Policy>), stream>>>(args);
-  check_launch("gmm");
+  launch("gmm", kernel, {num_blocks, kThreads, sizeof(Shared<Policy>), /*dependent=*/true}, stream,
+         args);
 }
 
 }  // namespace gg::cuda::sm90

@@ -15,6 +15,7 @@
 // never stored. Past K, N and T the copy engine fills in zeros.
 #pragma once
 
+#include "cuda/common/dependent_launch.cuh"
 #include "cuda/gemm/sm90/epilogue.cuh"
 #include "cuda/gemm/sm90/scheduler.cuh"
 #include "cuda/gemm/sm90/wgmma.cuh"
@@ -239,6 +240,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     ptx::give_registers<kProducerRegisters>();
     if (warp == 0 && ptx::elect()) produce<Policy, Types>(shared, args);
     if (warp == 1) {
+      cuda::ptx::wait_for_previous_kernel();  // of sizes and counters; all else follows from a tile
       const int last_row = Scheduler<Policy>{shared, args}.run();
       zero_rows<typename Epilogue::Out>(args, last_row, lane_index());
     }

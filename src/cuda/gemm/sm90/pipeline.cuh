@@ -32,6 +32,7 @@ struct alignas(16) Tile {
   __device__ __forceinline__ int expert() const { return expert_and_steps >> 8; }
   __device__ __forceinline__ int steps() const { return expert_and_steps & 0xff; }
   __device__ __forceinline__ bool is_end() const { return expert_and_steps == 0; }
+  __device__ __forceinline__ bool is_nothing() const { return rows <= 0 && !is_end(); }
 };
 
 // The dynamic shared memory. NOTE: the swizzle needs stages and pieces at

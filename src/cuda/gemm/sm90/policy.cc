@@ -10,6 +10,7 @@
 namespace gg::cuda::sm90 {
 namespace {
 
+constexpr int64_t kManyGroups = 1024;  // more than a block should look at before its first tile
 constexpr int64_t kMaxGroups = int64_t{1} << 22;  // experts share a word with a tile's length
 
 // Weights [E, N, K] with stride 1 along the major dimension.
@@ -75,10 +76,12 @@ Variant variant_of(const GmmProblem& problem) {
   return variant;
 }
 
+int most_parts_for(int64_t num_groups) { return num_groups <= kManyGroups ? 2 : 1; }
+
 int small_rows_for(int64_t num_rows, int64_t num_groups) {
   constexpr int kSmallRows = 144;
   constexpr int64_t kManyRows = 1024;  // a group, on average
-  constexpr int64_t kFewGroups = 8, kManyGroups = 1024;
+  constexpr int64_t kFewGroups = 8;
   if (num_groups < kFewGroups || num_groups > kManyGroups) return 0;
   return num_rows <= kManyRows * num_groups ? kSmallRows : 0;
 }
@@ -91,7 +94,10 @@ void plan_gmm(GmmPlan& plan, const GmmProblem& problem, const DeviceLimits& limi
                  .tile_k = tile_k_of(problem.tokens.dtype),
                  .small_rows = small_rows_for(problem.tokens.size(0), problem.groups.num_groups),
                  .equal_tiles = needs_equal_tiles(problem.tokens.size(1))};
-  plan.num_blocks = base::clamp(max_num_tiles(problem), 1, base::max(1, limits.num_sms));
+  const bool may_part =
+      problem.tokens.size(0) > GeneralPolicy::kLeastPartSteps * GeneralPolicy::kTokenStep;
+  const int64_t parts = may_part ? most_parts_for(problem.groups.num_groups) : 1;
+  plan.num_blocks = base::clamp(max_num_tiles(problem) * parts, 1, base::max(1, limits.num_sms));
   plan.workspace_bytes = kClaimsBytes + groups_workspace_bytes(problem.groups);
 }
 

@@ -13,7 +13,8 @@ namespace gg::cuda::sm90 {
 // H200, 2026-11-22, gemm_m prototype, geometric mean of 22 cells: 256
 // features x 128 tokens 1.7 % slower, 3 stages or 128 x 192 5 %, steps of 32 tokens 1 %.
 // Groups of a few rows reach 0.91-1.03 of the weights' bytes at copy speed with it.
-// Missing: 192 features for N = 2880.
+// Shared memory bounds it at n / (64 + 0.75 n) for tiles of n tokens; 192 features x at most 192
+// tokens, which fit N = 2880, would be bound no higher (benchmarks/NOTES.md, "What bounds a tile").
 struct GeneralPolicy {
   static constexpr int kTileFeatures = 128;  // two consumer warpgroups of 64
   static constexpr int kTileTokens = 256;    // at most; a group is cut into equal tiles
@@ -22,6 +23,7 @@ struct GeneralPolicy {
   static constexpr int kStages = 4;          // k-blocks in shared memory
   static constexpr int kTokenBlock = 8;      // token tiles that pass over the features together
   static constexpr int kClaimLead = 4;       // k-blocks before its end that a tile claims the next
+  static constexpr int kLeastPartSteps = 4;  // of a tile of the last wave; less saves no time
 
   // Shared memory: the stages, 32 KB to stage the output, barriers.
   static constexpr int64_t kSharedBytes =
@@ -69,6 +71,11 @@ int small_rows_for(int64_t num_rows, int64_t num_groups);
 // find them in L2: tiles of one length keep them so. K = 28672, random sizes: +9 %; at
 // 14336 and below -1 to -2 % for the rows multiplied in vain (H200, 2026-11-22).
 bool needs_equal_tiles(int64_t num_k);
+
+// Into how many parts at most a tile of the last, partial wave is cut: 2 gain +0.5 %, up to
+// 2 % where all groups have one size; 4 are no better (H200, 2026-11-23). 1 where the groups
+// are too many for each block to look at all of them first.
+int most_parts_for(int64_t num_groups);
 
 // An upper bound for any group sizes.
 int64_t max_num_tiles(const GmmProblem& problem);

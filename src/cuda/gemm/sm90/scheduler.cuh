@@ -61,26 +61,43 @@ struct Scheduler {
 
   int last_row = 0;  // of the last group, once its end has been seen
 
-  // The end where there is no such tile.
-  __device__ Tile tile(int number) {
-    const GroupTile found = window.find(number);
+  // The end where there is no such tile; nothing where a part of it has no rows.
+  __device__ Tile tile(const Claim& claim) {
+    const GroupTile found = window.find(claim.tile);
     if (found.group < 0) {
       last_row = window.last_row;
       return {0, 0, 0, 0};
     }
     const int token_tiles = TokenTiles<Policy>::of(found.rows);
     const Order at = Order::of<Policy>(found.number, token_tiles, feature_tiles);
-    const int group_steps = divide_up(found.rows, Policy::kTokenStep);
+    Steps steps = steps_of(at.token_tile, token_tiles, divide_up(found.rows, Policy::kTokenStep));
+    if (claim.parts > 1) steps = part_of(steps, claim);
+    const int row0 = steps.first * Policy::kTokenStep;
+    return {found.row_begin + row0, min(found.rows - row0, steps.count * Policy::kTokenStep),
+            at.feature_tile, found.group << 8 | steps.count};
+  }
+
+  // Of a token tile, in its group.
+  struct Steps {
+    int first, count;
+  };
+
+  __device__ __forceinline__ Steps steps_of(int token_tile, int token_tiles,
+                                            int group_steps) const {
     const int least = group_steps / token_tiles;
     const int num_longer = group_steps - least * token_tiles;  // by one step, the first ones
-    int steps = least + (at.token_tile < num_longer ? 1 : 0);
-    int row0 = (at.token_tile * least + min(at.token_tile, num_longer)) * Policy::kTokenStep;
     if (args.equal_tiles) {
-      steps = least + (num_longer > 0 ? 1 : 0);
-      row0 = at.token_tile * steps * Policy::kTokenStep;
+      const int steps = least + (num_longer > 0 ? 1 : 0);
+      return {token_tile * steps, steps};
     }
-    return {found.row_begin + row0, min(found.rows - row0, steps * Policy::kTokenStep),
-            at.feature_tile, found.group << 8 | steps};
+    return {token_tile * least + min(token_tile, num_longer),
+            least + (token_tile < num_longer ? 1 : 0)};
+  }
+
+  __device__ __forceinline__ static Steps part_of(const Steps& whole, const Claim& claim) {
+    const int most = max(divide_up(whole.count, claim.parts), Policy::kLeastPartSteps);
+    const int from = claim.part * most;
+    return {whole.first + from, min(most, whole.count - from)};
   }
 
   // Returns the end of the last group's rows.

@@ -123,6 +123,11 @@ TEST_F(Sm90Plans, TakeNoMoreBlocksThanThereCanBeTiles) {
   EXPECT_EQ(plan(problem_of(0, 8, 1024, 512)).num_blocks, 1);
 }
 
+TEST_F(Sm90Plans, CountTheHalvesOfTilesThatAreLongEnough) {
+  EXPECT_EQ(plan(problem_of(64, 1, 1024, 512)).num_blocks, 8);
+  EXPECT_EQ(plan(problem_of(65, 1, 1024, 512)).num_blocks, 16);
+}
+
 TEST_F(Sm90Plans, HoldForEveryLayoutAndOutputThatTheKernelKnows) {
   GmmProblem problem = problem_of(4096, 8, 1000, 520);
   problem.weights = transposed(bf16({8, 520, 1000}));

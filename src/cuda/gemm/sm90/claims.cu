@@ -1,0 +1,33 @@
+#include "cuda/gemm/sm90/claims.h"
+
+#include "cuda/common/dependent_launch.cuh"
+#include "cuda/common/dependent_launch.h"
+#include "cuda/gemm/sm90/policy.h"
+
+namespace gg::cuda::sm90 {
+namespace {
+
+constexpr int kCounters = kClaimsBytes / static_cast<int64_t>(sizeof(unsigned));
+
+// A kernel, not a memset: while a memset runs, the GEMM behind it cannot already start. 4 to
+// 7 us a call less (H200, 2026-11-23).
+__global__ void clear(unsigned* claims) {
+  cuda::ptx::wait_for_previous_kernel();
+  cuda::ptx::let_next_kernel_start();
+  claims[threadIdx.x] = 0;
+}
+
+}  // namespace
+
+unsigned* clear_claims(const char* op, Workspace workspace, Stream stream) {
+  unsigned* claims = static_cast<unsigned*>(workspace.data);
+  launch(op, clear, {.num_blocks = 1, .num_threads = kCounters, .dependent = true}, to_cuda(stream),
+         claims);
+  return claims;
+}
+
+Workspace behind_claims(Workspace workspace) {
+  return {static_cast<char*>(workspace.data) + kClaimsBytes, workspace.bytes - kClaimsBytes};
+}
+
+}  // namespace gg::cuda::sm90
