@@ -51,8 +51,8 @@ comma := ,
 gpu-test:  ## run the tests on this machine's GPU, with $(PYTHON) and the libraries in $(BUILD)
 	failed=; for path in $(subst $(comma), ,$(PATHS)); do \
 	  echo "=== GG_FORCE_PATH=$$path"; export GG_FORCE_PATH=$$path; \
-	  for tests in $(abspath $(wildcard $(BUILD)/gg_tests $(BUILD)/gg_cuda_tests)); do \
-	    $$tests || failed="$$failed $$path"; done; \
+	  $(PYTHON) tools/run_shards.py $(abspath $(wildcard $(BUILD)/gg_tests $(BUILD)/gg_cuda_tests)) \
+	    || failed="$$failed $$path"; \
 	  GG_LIBRARY_DIR=$(abspath $(BUILD)) PYTHONPATH=python \
 	    $(PYTHON) -m pytest tests/python -q --gpu-report $(REPORT) $(ARGS) || \
 	    failed="$$failed $$path"; \
