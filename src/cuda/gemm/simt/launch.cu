@@ -4,25 +4,20 @@
 
 #include "cuda/common/dispatch.h"
 #include "cuda/common/launch.h"
+#include "cuda/gemm/layouts.h"
 #include "cuda/gemm/simt/door.h"
 
 namespace gg::cuda::simt {
 namespace {
 
-// The distance between neighbours in `dim`; dimensions of size 1 may have any stride.
-int64_t pitch_of(const TensorView& tensor, int dim) {
-  return tensor.size(dim) > 1 ? tensor.stride(dim) : 0;
-}
-
 OutArgs out_args(const TensorView& out, int row_dim, int column_dim, bool accumulate) {
   OutArgs args{.data = out.data,
-               .pitch = pitch_of(out, row_dim),
-               .matrix_stride = out.rank == 3 ? pitch_of(out, 0) : 0,
+               .pitch = step_of(out, row_dim),
+               .matrix_stride = out.rank == 3 ? step_of(out, 0) : 0,
                .is_float = out.dtype == DType::kFloat32,
                .has_vectors = false,
                .accumulate = accumulate};
-  const int64_t vector_bytes = 4 * size_of(out.dtype);
-  args.has_vectors = reinterpret_cast<uintptr_t>(out.data) % vector_bytes == 0 &&
+  args.has_vectors = is_aligned(out, 4 * size_of(out.dtype)) &&
                      (args.pitch | args.matrix_stride | out.size(column_dim)) % 4 == 0;
   return args;
 }
@@ -48,9 +43,9 @@ void gmm(const GmmPlan& plan, const GmmProblem& problem, Workspace workspace, St
       .num_rows = problem.tokens.size(0),
       .num_n = weights.size(1),
       .num_k = weights.size(2),
-      .token_pitch = pitch_of(problem.tokens, 0),
-      .weight_pitch = pitch_of(weights, variant.weights == Inner::kReduction ? 1 : 2),
-      .weight_stride = pitch_of(weights, 0)};
+      .token_pitch = step_of(problem.tokens, 0),
+      .weight_pitch = step_of(weights, variant.weights == Inner::kReduction ? 1 : 2),
+      .weight_stride = step_of(weights, 0)};
   with_operand_type("gmm", variant.in, [&](auto tag) {
     launch_m_grouped<typename decltype(tag)::type>(
         variant, args, static_cast<unsigned>(plan.num_blocks), to_cuda(stream));
@@ -60,7 +55,7 @@ void gmm(const GmmPlan& plan, const GmmProblem& problem, Workspace workspace, St
 void gmm_wgrad(const GmmPlan& plan, const GmmWgradProblem& problem, Workspace workspace,
                Stream stream) {
   const Variant variant = variant_of(problem, plan);
-  const Roles roles = roles_of(problem);
+  const WgradRoles roles = roles_of(problem);
   const KGroupedArgs args{
       .left = roles.left.data,
       .right = roles.right.data,
@@ -69,8 +64,8 @@ void gmm_wgrad(const GmmPlan& plan, const GmmWgradProblem& problem, Workspace wo
       .num_rows = roles.left.size(0),
       .out_rows = roles.left.size(1),
       .out_columns = roles.right.size(1),
-      .left_pitch = pitch_of(roles.left, 0),
-      .right_pitch = pitch_of(roles.right, 0)};
+      .left_pitch = step_of(roles.left, 0),
+      .right_pitch = step_of(roles.right, 0)};
   with_operand_type("gmm_wgrad", variant.in, [&](auto tag) {
     launch_k_grouped<typename decltype(tag)::type>(
         variant, args, static_cast<unsigned>(plan.num_blocks), to_cuda(stream));

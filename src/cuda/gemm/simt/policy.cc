@@ -4,23 +4,19 @@
 
 #include "base/math.h"
 #include "cuda/gemm/groups.h"
+#include "cuda/gemm/layouts.h"
 #include "cuda/gemm/simt/door.h"
 
 namespace gg::cuda::simt {
 namespace {
 
-bool has_unit_stride(const TensorView& tensor, int dim) {
-  return tensor.size(dim) == 1 || tensor.stride(dim) == 1;
-}
-
 // Whether all rows along `inner` can be read in whole vectors of four elements.
 bool has_vectors(const TensorView& tensor, int inner) {
-  if (reinterpret_cast<uintptr_t>(tensor.data) % (4 * size_of(tensor.dtype)) != 0) return false;
-  if (tensor.size(inner) % 4 != 0) return false;
+  const int64_t bytes = 4 * size_of(tensor.dtype);
   for (int d = 0; d < tensor.rank; ++d) {
-    if (d != inner && tensor.size(d) > 1 && tensor.stride(d) % 4 != 0) return false;
+    if (d != inner && !has_aligned_steps(tensor, d, bytes)) return false;
   }
-  return true;
+  return is_aligned(tensor, bytes) && has_whole_rows(tensor, inner, bytes);
 }
 
 template <class Tile>
@@ -38,7 +34,7 @@ int64_t num_tiles(const GmmProblem& problem) {
 
 template <class Tile>
 int64_t num_tiles(const GmmWgradProblem& problem) {
-  const Roles roles = roles_of(problem);
+  const WgradRoles roles = roles_of(problem);
   return problem.out.size(0) * base::ceil_div(problem.out.size(roles.row_dim), Tile::kRows) *
          base::ceil_div(problem.out.size(roles.column_dim), Tile::kColumns);
 }
@@ -82,11 +78,6 @@ std::string_view refusal(const GmmWgradProblem& problem, const DeviceLimits&) {
     return "out has no contiguous dimension";
   }
   return common_refusal(problem);
-}
-
-Roles roles_of(const GmmWgradProblem& problem) {
-  if (has_unit_stride(problem.out, 2)) return {problem.dy, problem.tokens, 1, 2};
-  return {problem.tokens, problem.dy, 2, 1};
 }
 
 // Large tiles where they fill the device, and where groups fill them.

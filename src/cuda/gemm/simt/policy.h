@@ -39,13 +39,4 @@ struct Variant {
 Variant variant_of(const GmmProblem& problem, const GmmPlan& plan);
 Variant variant_of(const GmmWgradProblem& problem, const GmmPlan& plan);
 
-// out[e] = left^T right over the rows of group e, so that out's contiguous dimension is
-// right's: dy and the tokens, or the other way round where out is an [E, K, N] seen
-// through strides.
-struct Roles {
-  TensorView left, right;
-  int row_dim, column_dim;  // of out
-};
-Roles roles_of(const GmmWgradProblem& problem);
-
 }  // namespace gg::cuda::simt

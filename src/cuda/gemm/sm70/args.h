@@ -32,7 +32,7 @@ struct MGroupedArgs {
 };
 
 // out[e] = left^T right over the rows of group e. Left has the features that are out's
-// rows, right those that lie contiguous in out (policy.h, roles_of).
+// rows, right those that lie contiguous in out (layouts.h, roles_of).
 struct KGroupedArgs {
   const __half* left;   // [T, out_rows]
   const __half* right;  // [T, out_columns]

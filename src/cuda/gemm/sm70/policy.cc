@@ -5,6 +5,7 @@
 #include "base/math.h"
 #include "cuda/common/architectures.h"
 #include "cuda/gemm/groups.h"
+#include "cuda/gemm/layouts.h"
 #include "cuda/gemm/sm70/door.h"
 #include "cuda/gemm/sm70/launch.h"
 
@@ -12,32 +13,16 @@ namespace gg::cuda::sm70 {
 namespace {
 
 constexpr int64_t kChunk = 8;  // elements in 16 bytes
+constexpr int64_t kChunkBytes = 16;
 constexpr int64_t kMaxExtent = int64_t{1} << 30;
 constexpr int64_t kMaxBlocks = std::numeric_limits<int32_t>::max();
 
-bool is_aligned(const TensorView& tensor) {
-  return reinterpret_cast<uintptr_t>(tensor.data) % 16 == 0;
-}
-
-bool is_contiguous_along(const TensorView& tensor, int dim) {
-  return tensor.size(dim) <= 1 || tensor.stride(dim) == 1;
-}
-
-// Whether every step along `dim` leads from one multiple of 16 bytes to another.
-bool has_good_pitch(const TensorView& tensor, int dim) {
-  return tensor.size(dim) <= 1 || tensor.stride(dim) % kChunk == 0;
-}
-
-// Whether rows along `dim` are contiguous and end with a whole chunk, so that no load of
-// 16 bytes mixes elements with what lies beside them.
-bool is_in_chunks_along(const TensorView& tensor, int dim) {
-  return is_contiguous_along(tensor, dim) && tensor.size(dim) % kChunk == 0;
-}
-
+// Rows end with a whole chunk, so that no load of one mixes elements with what lies beside them.
 bool can_load_weights(const TensorView& weights, WeightMajor major) {
   const int inner = major == WeightMajor::kK ? 2 : 1;
-  return is_in_chunks_along(weights, inner) && has_good_pitch(weights, 3 - inner) &&
-         has_good_pitch(weights, 0);
+  return has_unit_stride(weights, inner) && has_whole_rows(weights, inner, kChunkBytes) &&
+         has_aligned_steps(weights, 3 - inner, kChunkBytes) &&
+         has_aligned_steps(weights, 0, kChunkBytes);
 }
 
 // What the operands' kind and the device say, before any shape.
@@ -87,15 +72,17 @@ std::string_view refusal(Path path, const GmmProblem& problem, const DeviceLimit
   const std::string_view kind = refusal_of_kind(path, tokens.dtype, limits);
   if (!kind.empty()) return kind;
   if (out.num_elements() == 0) return {};
-  if (!is_aligned(tokens)) return "a's address is not a multiple of 16 bytes";
-  if (!is_aligned(weights)) return "b's address is not a multiple of 16 bytes";
-  if (!is_contiguous_along(tokens, 1)) return "a's rows are not contiguous";
+  if (!is_aligned(tokens, kChunkBytes)) return "a's address is not a multiple of 16 bytes";
+  if (!is_aligned(weights, kChunkBytes)) return "b's address is not a multiple of 16 bytes";
+  if (!has_unit_stride(tokens, 1)) return "a's rows are not contiguous";
   if (tokens.size(1) % kChunk != 0) return "K is not a multiple of 8";
-  if (!has_good_pitch(tokens, 0)) return "the distance of a's rows is not a multiple of 16 bytes";
+  if (!has_aligned_steps(tokens, 0, kChunkBytes)) {
+    return "the distance of a's rows is not a multiple of 16 bytes";
+  }
   if (!can_load_weights(weights, WeightMajor::kK) && !can_load_weights(weights, WeightMajor::kN)) {
     return "b has no contiguous dimension of a multiple of 16 bytes whose rows lie so apart";
   }
-  if (!is_contiguous_along(out, 1)) return "out's rows are not contiguous";
+  if (!has_unit_stride(out, 1)) return "out's rows are not contiguous";
   if (tokens.size(0) > kMaxExtent || tokens.size(1) > kMaxExtent || out.size(1) > kMaxExtent) {
     return "a dimension is larger than 2^30";
   }
@@ -112,15 +99,19 @@ std::string_view refusal(Path path, const GmmWgradProblem& problem, const Device
   const std::string_view kind = refusal_of_kind(path, dy.dtype, limits);
   if (!kind.empty()) return kind;
   if (out.num_elements() == 0) return {};
-  if (!is_aligned(dy)) return "dy's address is not a multiple of 16 bytes";
-  if (!is_aligned(tokens)) return "a's address is not a multiple of 16 bytes";
-  if (!is_contiguous_along(dy, 1)) return "dy's rows are not contiguous";
-  if (!is_contiguous_along(tokens, 1)) return "a's rows are not contiguous";
+  if (!is_aligned(dy, kChunkBytes)) return "dy's address is not a multiple of 16 bytes";
+  if (!is_aligned(tokens, kChunkBytes)) return "a's address is not a multiple of 16 bytes";
+  if (!has_unit_stride(dy, 1)) return "dy's rows are not contiguous";
+  if (!has_unit_stride(tokens, 1)) return "a's rows are not contiguous";
   if (dy.size(1) % kChunk != 0) return "N is not a multiple of 8";
   if (tokens.size(1) % kChunk != 0) return "K is not a multiple of 8";
-  if (!has_good_pitch(dy, 0)) return "the distance of dy's rows is not a multiple of 16 bytes";
-  if (!has_good_pitch(tokens, 0)) return "the distance of a's rows is not a multiple of 16 bytes";
-  if (!is_contiguous_along(out, 1) && !is_contiguous_along(out, 2)) {
+  if (!has_aligned_steps(dy, 0, kChunkBytes)) {
+    return "the distance of dy's rows is not a multiple of 16 bytes";
+  }
+  if (!has_aligned_steps(tokens, 0, kChunkBytes)) {
+    return "the distance of a's rows is not a multiple of 16 bytes";
+  }
+  if (!has_unit_stride(out, 1) && !has_unit_stride(out, 2)) {
     return "out has no contiguous dimension";
   }
   if (dy.size(0) > kMaxExtent || out.size(1) > kMaxExtent || out.size(2) > kMaxExtent) {
@@ -167,11 +158,6 @@ WeightMajor major_of(const GmmProblem& problem) {
   return can_load_weights(problem.weights, WeightMajor::kK) ? WeightMajor::kK : WeightMajor::kN;
 }
 
-KGroupedRoles roles_of(const GmmWgradProblem& problem) {
-  if (is_contiguous_along(problem.out, 2)) return {problem.dy, problem.tokens, 1, 2};
-  return {problem.tokens, problem.dy, 2, 1};
-}
-
 void plan_gmm(GmmPlan& plan, const GmmProblem& problem, const DeviceLimits& limits) {
   plan.policy = choose_m_grouped(problem.tokens.size(0), problem.groups.num_groups,
                                  problem.out.size(1), limits);
@@ -180,7 +166,7 @@ void plan_gmm(GmmPlan& plan, const GmmProblem& problem, const DeviceLimits& limi
 }
 
 void plan_gmm_wgrad(GmmPlan& plan, const GmmWgradProblem& problem, const DeviceLimits& limits) {
-  const KGroupedRoles roles = roles_of(problem);
+  const WgradRoles roles = roles_of(problem);
   const int64_t num_groups = base::max(1, problem.out.size(0));
   const int64_t out_rows = problem.out.size(roles.row_dim);
   const int64_t out_columns = problem.out.size(roles.column_dim);

@@ -65,14 +65,4 @@ GmmPolicy choose_k_grouped(int64_t num_groups, int64_t out_rows, int64_t out_col
 enum class WeightMajor { kK, kN };
 WeightMajor major_of(const GmmProblem& problem);
 
-// Out's contiguous dimension decides: dy is left for out [E, N, K], the tokens are left
-// where out is the transposed view of an [E, K, N].
-struct KGroupedRoles {
-  const TensorView& left;   // [T, rows of out]
-  const TensorView& right;  // [T, columns of out]
-  int row_dim;              // of out
-  int column_dim;           // of out, with stride 1
-};
-KGroupedRoles roles_of(const GmmWgradProblem& problem);
-
 }  // namespace gg::cuda::sm70

@@ -1,6 +1,7 @@
 // Grouped GEMM on Volta and Turing: views to kernel arguments, and the launch. Kernels:
 // m_grouped.cuh, k_grouped.cuh. Choice: policy.cc.
 #include "cuda/common/launch.h"
+#include "cuda/gemm/layouts.h"
 #include "cuda/gemm/sm70/door.h"
 #include "cuda/gemm/sm70/launch.h"
 
@@ -46,7 +47,7 @@ void gmm(const GmmPlan& plan, const GmmProblem& problem, Workspace workspace, St
 
 void gmm_wgrad(const GmmPlan& plan, const GmmWgradProblem& problem, Workspace workspace,
                Stream stream) {
-  const KGroupedRoles roles = roles_of(problem);
+  const WgradRoles roles = roles_of(problem);
   const KGroupedArgs args{
       .left = halves(roles.left),
       .right = halves(roles.right),

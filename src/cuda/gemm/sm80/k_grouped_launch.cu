@@ -4,7 +4,6 @@
 #include "cuda/common/number.cuh"
 #include "cuda/gemm/sm80/copies.h"
 #include "cuda/gemm/sm80/door.h"
-#include "cuda/gemm/sm80/k_grouped_policy.h"
 #include "cuda/gemm/sm80/launch.h"
 
 namespace gg::cuda::sm80 {
@@ -35,14 +34,12 @@ Matrices matrix_of(const TensorView& rows) {
 void gmm_wgrad(const GmmPlan& plan, const GmmWgradProblem& problem, Workspace workspace,
                Stream stream) {
   const TensorView& out = problem.out;
-  const KGroupedRoles roles = roles_of(problem);
+  const WgradRoles roles = roles_of(problem);
   unsigned* claims = static_cast<unsigned*>(workspace.data);
   check("gmm_wgrad", "clear its counter",
         cudaMemsetAsync(claims, 0, kClaimsBytes, to_cuda(stream)));
   const Workspace for_groups{static_cast<char*>(workspace.data) + kClaimsBytes,
                              workspace.bytes - kClaimsBytes};
-  const bool groups_are_aligned =
-      out.size(0) == 1 || out.stride(0) * size_of(out.dtype) % kCopyBytes == 0;
   const KGroupedArgs args{
       .left = matrix_of(roles.left),
       .right = matrix_of(roles.right),
@@ -55,7 +52,8 @@ void gmm_wgrad(const GmmPlan& plan, const GmmWgradProblem& problem, Workspace wo
       .out_rows = static_cast<int>(roles.left.size(1)),
       .out_columns = static_cast<int>(roles.right.size(1)),
       .stages = plan.policy.stages,
-      .whole_chunks = is_aligned(out) && has_good_pitch(out, roles.row_dim) && groups_are_aligned,
+      .whole_chunks = is_aligned(out, kCopyBytes) && has_good_pitch(out, roles.row_dim) &&
+                      has_aligned_steps(out, 0, kCopyBytes),
       .accumulate = problem.accumulate};
   launcher_of(problem.dy.dtype, out.dtype)(
       args, {plan.policy.tile_n, static_cast<unsigned>(plan.num_blocks), to_cuda(stream)});

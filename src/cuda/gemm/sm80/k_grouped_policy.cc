@@ -1,5 +1,3 @@
-#include "cuda/gemm/sm80/k_grouped_policy.h"
-
 #include "base/math.h"
 #include "cuda/gemm/groups.h"
 #include "cuda/gemm/sm80/copies.h"
@@ -11,7 +9,7 @@ namespace {
 
 // At most 2^46: what is larger has been refused before.
 int64_t tiles_per_group(const GmmWgradProblem& problem, int tile_columns) {
-  const KGroupedRoles roles = roles_of(problem);
+  const WgradRoles roles = roles_of(problem);
   return base::ceil_div(problem.out.size(roles.row_dim), kTileRows) *
          base::ceil_div(problem.out.size(roles.column_dim), tile_columns);
 }
@@ -31,14 +29,14 @@ std::string_view refusal(const GmmWgradProblem& problem, const DeviceLimits& lim
   }
   if (out.num_elements() == 0) return {};
   if (dy.size(0) == 0) return "there are no rows";
-  if (!is_aligned(dy)) return "dy's address is not a multiple of 16 bytes";
-  if (!is_aligned(tokens)) return "a's address is not a multiple of 16 bytes";
+  if (!is_aligned(dy, kCopyBytes)) return "dy's address is not a multiple of 16 bytes";
+  if (!is_aligned(tokens, kCopyBytes)) return "a's address is not a multiple of 16 bytes";
   if (!has_unit_stride(dy, 1)) return "dy's rows are not contiguous";
   if (!has_unit_stride(tokens, 1)) return "a's rows are not contiguous";
   if (!has_good_pitch(dy, 0)) return "the distance of dy's rows is not a multiple of 16 bytes";
   if (!has_good_pitch(tokens, 0)) return "the distance of a's rows is not a multiple of 16 bytes";
-  if (!has_whole_copies(dy, 1)) return "a row of dy is not a multiple of 16 bytes";
-  if (!has_whole_copies(tokens, 1)) return "a row of a is not a multiple of 16 bytes";
+  if (!has_whole_rows(dy, 1, kCopyBytes)) return "a row of dy is not a multiple of 16 bytes";
+  if (!has_whole_rows(tokens, 1, kCopyBytes)) return "a row of a is not a multiple of 16 bytes";
   if (!has_unit_stride(out, 2) && !has_unit_stride(out, 1)) {
     return "out has no contiguous dimension";
   }
@@ -49,11 +47,6 @@ std::string_view refusal(const GmmWgradProblem& problem, const DeviceLimits& lim
     return "there are more than 2^30 tiles";
   }
   return {};
-}
-
-KGroupedRoles roles_of(const GmmWgradProblem& problem) {
-  if (has_unit_stride(problem.out, 2)) return {problem.dy, problem.tokens, 1, 2};
-  return {problem.tokens, problem.dy, 2, 1};
 }
 
 void plan_gmm_wgrad(GmmPlan& plan, const GmmWgradProblem& problem, const DeviceLimits& limits) {

@@ -42,11 +42,11 @@ std::string_view refusal(const GmmProblem& problem, const DeviceLimits& limits) 
   if (out.num_elements() == 0) return {};
   if (weights.size(0) == 0) return "there are no groups";
   if (tokens.size(1) == 0) return "K is 0";
-  if (!is_aligned(tokens)) return "a's address is not a multiple of 16 bytes";
-  if (!is_aligned(weights)) return "b's address is not a multiple of 16 bytes";
+  if (!is_aligned(tokens, kCopyBytes)) return "a's address is not a multiple of 16 bytes";
+  if (!is_aligned(weights, kCopyBytes)) return "b's address is not a multiple of 16 bytes";
   if (!has_unit_stride(tokens, 1)) return "a's rows are not contiguous";
   if (!has_good_pitch(tokens, 0)) return "the distance of a's rows is not a multiple of 16 bytes";
-  if (!has_whole_copies(tokens, 1)) return "a row of a is not a multiple of 16 bytes";
+  if (!has_whole_rows(tokens, 1, kCopyBytes)) return "a row of a is not a multiple of 16 bytes";
   if (!can_load_weights(weights, WeightMajor::kK) && !can_load_weights(weights, WeightMajor::kN)) {
     return "b has no contiguous dimension whose rows lie and are a multiple of 16 bytes long";
   }

@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "grouped_gemm/tensor_view.h"
+#include "cuda/gemm/layouts.h"
 
 namespace gg::cuda::sm90 {
 
@@ -13,19 +13,11 @@ inline constexpr int64_t kMaxPitchBytes = int64_t{1} << 34;  // of the clipped v
 inline constexpr int64_t kMaxMatrixBytes = int64_t{1} << 39;
 inline constexpr int64_t kMaxExtent = int64_t{1} << 30;  // coordinates are int32; tensor_maps.cc
 
-inline bool is_aligned(const TensorView& tensor) {
-  return reinterpret_cast<uintptr_t>(tensor.data) % kCopyAlignment == 0;
-}
-
-inline bool has_unit_stride(const TensorView& tensor, int dim) {
-  return tensor.size(dim) == 1 || tensor.stride(dim) == 1;
-}
-
 // Whether the copy engine can step along `dim` so far. Stride 0 (an expanded tensor) it cannot.
 inline bool has_good_stride(const TensorView& tensor, int dim, int64_t max_bytes) {
   if (tensor.size(dim) == 1) return true;
   const int64_t bytes = tensor.stride(dim) * size_of(tensor.dtype);
-  return bytes > 0 && bytes < max_bytes && bytes % kCopyAlignment == 0;
+  return bytes > 0 && bytes < max_bytes && has_aligned_steps(tensor, dim, kCopyAlignment);
 }
 
 inline bool has_good_pitch(const TensorView& tensor, int dim) {

@@ -30,7 +30,7 @@ Launch launcher_of(const GmmWgradProblem& problem) {
 
 void gmm_wgrad(const GmmPlan& plan, const GmmWgradProblem& problem, Workspace workspace,
                Stream stream) {
-  const KGroupedRoles roles = roles_of(problem);
+  const WgradRoles roles = copied_roles_of(problem);
   KGroupedArgs args{};
   args.groups = to_device("gmm_wgrad", problem.groups, behind_claims(workspace), to_cuda(stream));
   args.classes = {.claims = clear_claims("gmm_wgrad", workspace, stream),
@@ -39,7 +39,7 @@ void gmm_wgrad(const GmmPlan& plan, const GmmWgradProblem& problem, Workspace wo
   args.num_rows = static_cast<int>(problem.dy.size(0));
   args.out_rows = static_cast<int>(roles.left.size(1));
   args.out_columns = static_cast<int>(roles.right.size(1));
-  encode_tensor_maps(args, roles);
+  encode_tensor_maps(args, roles, problem.out);
   const Launch launch = problem.dy.dtype == DType::kFloat16 ? launcher_of<__half>(problem)
                                                             : launcher_of<__nv_bfloat16>(problem);
   launch(args, static_cast<unsigned>(plan.num_blocks), to_cuda(stream));

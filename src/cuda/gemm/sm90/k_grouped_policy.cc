@@ -16,7 +16,7 @@ int64_t tile_columns(const GmmWgradProblem& problem) {
 
 // At most 2^45: what is larger has been refused before.
 int64_t tiles_per_group(const GmmWgradProblem& problem) {
-  const KGroupedRoles roles = roles_of(problem);
+  const WgradRoles roles = copied_roles_of(problem);
   return base::ceil_div(problem.out.size(roles.row_dim), KGroupedWide::kTileRows) *
          base::ceil_div(problem.out.size(roles.column_dim), tile_columns(problem));
 }
@@ -36,9 +36,9 @@ std::string_view refusal(const GmmWgradProblem& problem, const DeviceLimits& lim
   }
   if (out.num_elements() == 0) return {};
   if (dy.size(0) == 0) return "there are no rows";
-  if (!is_aligned(dy)) return "dy's address is not a multiple of 16 bytes";
-  if (!is_aligned(tokens)) return "a's address is not a multiple of 16 bytes";
-  if (!is_aligned(out)) return "out's address is not a multiple of 16 bytes";
+  if (!is_aligned(dy, kCopyAlignment)) return "dy's address is not a multiple of 16 bytes";
+  if (!is_aligned(tokens, kCopyAlignment)) return "a's address is not a multiple of 16 bytes";
+  if (!is_aligned(out, kCopyAlignment)) return "out's address is not a multiple of 16 bytes";
   if (!has_unit_stride(dy, 1)) return "dy's rows are not contiguous";
   if (!has_unit_stride(tokens, 1)) return "a's rows are not contiguous";
   if (!has_good_pitch(dy, 0)) return "the distance of dy's rows is not a multiple of 16 bytes";
@@ -61,11 +61,8 @@ bool adds_in_l2(const GmmWgradProblem& problem) {
          problem.dy.size(0) >= kManyRows * problem.groups.num_groups;
 }
 
-KGroupedRoles roles_of(const GmmWgradProblem& problem) {
-  if (are_good_matrices(problem.out, 2)) {
-    return {problem.dy, problem.tokens, problem.out, "dy", "a", 1, 2};
-  }
-  return {problem.tokens, problem.dy, problem.out, "a", "dy", 2, 1};
+WgradRoles copied_roles_of(const GmmWgradProblem& problem) {
+  return roles_of(problem, are_good_matrices(problem.out, 2) ? 2 : 1);
 }
 
 void plan_gmm_wgrad(GmmPlan& plan, const GmmWgradProblem& problem, const DeviceLimits& limits) {

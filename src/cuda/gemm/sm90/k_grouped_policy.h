@@ -3,7 +3,7 @@
 // refusal and plan are declared in door.h. No CUDA in this header.
 #pragma once
 
-#include "grouped_gemm/gmm.h"
+#include "cuda/gemm/layouts.h"
 
 namespace gg::cuda::sm90 {
 
@@ -37,25 +37,13 @@ struct KGroupedNarrow : KGroupedWide {
   static constexpr bool kHasCourier = true;
 };
 
-// Out's contiguous dimension decides: dy is left for out [E, N, K], the tokens are
-// left where out is the transposed view of an [E, K, N].
-struct KGroupedRoles {
-  const TensorView& left;   // [T, rows of out]
-  const TensorView& right;  // [T, columns of out]
-  const TensorView& out;
-  const char* left_name;
-  const char* right_name;
-  int row_dim;     // of out
-  int column_dim;  // of out, with stride 1
-};
-
 // fp32 output that is added to, where products decide and not its bytes: wide tiles, whose
 // sums the copy engine adds in L2. Of the floor, H200, 2026-11-22: at 2048 rows a group
 // 0.91-0.94 against 0.77-0.82 with narrow tiles, at 1024 0.73-0.92 against 0.63-0.77, at
 // 512 0.57-0.62 against 0.67-0.78, at 256 0.62 against 0.81-0.92.
 bool adds_in_l2(const GmmWgradProblem& problem);
 
-// For a problem that is not refused.
-KGroupedRoles roles_of(const GmmWgradProblem& problem);
+// The roles in which the copy engine can reach out; for a problem that is not refused.
+WgradRoles copied_roles_of(const GmmWgradProblem& problem);
 
 }  // namespace gg::cuda::sm90

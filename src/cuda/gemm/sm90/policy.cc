@@ -42,8 +42,8 @@ std::string_view refusal(const GmmProblem& problem, const DeviceLimits& limits) 
   if (out.num_elements() == 0) return {};
   if (weights.size(0) == 0) return "there are no groups";
   if (tokens.size(1) == 0) return "K is 0";
-  if (!is_aligned(tokens)) return "a's address is not a multiple of 16 bytes";
-  if (!is_aligned(weights)) return "b's address is not a multiple of 16 bytes";
+  if (!is_aligned(tokens, kCopyAlignment)) return "a's address is not a multiple of 16 bytes";
+  if (!is_aligned(weights, kCopyAlignment)) return "b's address is not a multiple of 16 bytes";
   if (!has_unit_stride(tokens, 1)) return "a's rows are not contiguous";
   if (!has_good_pitch(tokens, 0)) return "the distance of a's rows is not a multiple of 16 bytes";
   if (!can_load_weights(weights, WeightMajor::kK) && !can_load_weights(weights, WeightMajor::kN)) {
@@ -71,7 +71,7 @@ int64_t max_num_tiles(const GmmProblem& problem) {
 Variant variant_of(const GmmProblem& problem) {
   Variant variant{.in = problem.tokens.dtype, .out = problem.out.dtype};
   if (!can_load_weights(problem.weights, WeightMajor::kK)) variant.major = WeightMajor::kN;
-  const bool can_copy = is_aligned(problem.out) && has_good_pitch(problem.out, 0);
+  const bool can_copy = is_aligned(problem.out, kCopyAlignment) && has_good_pitch(problem.out, 0);
   if (!can_copy) variant.store = StoreBy::kThreads;
   return variant;
 }

@@ -159,12 +159,12 @@ void encode_tensor_maps(MGroupedArgs& args, const GmmProblem& problem, const Var
   if (variant.store == StoreBy::kCopyEngine) encode_out(args, problem.out);
 }
 
-void encode_tensor_maps(KGroupedArgs& args, const KGroupedRoles& roles) {
+void encode_tensor_maps(KGroupedArgs& args, const WgradRoles& roles, const TensorView& out) {
   args.left = encode_group_rows(roles.left_name, roles.left);
   args.right = encode_group_rows(roles.right_name, roles.right);
-  args.out = encode_matrices(roles.out, roles.row_dim, roles.column_dim, 16);
+  args.out = encode_matrices(out, roles.row_dim, roles.column_dim, 16);
   args.out_columns_ahead =
-      encode_matrices(roles.out, roles.row_dim, roles.column_dim, KGroupedWide::kTileRows);
+      encode_matrices(out, roles.row_dim, roles.column_dim, KGroupedWide::kTileRows);
 }
 
 }  // namespace gg::cuda::sm90

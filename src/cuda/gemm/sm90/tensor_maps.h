@@ -12,6 +12,6 @@ namespace gg::cuda::sm90 {
 void encode_tensor_maps(MGroupedArgs& args, const GmmProblem& problem, const Variant& variant);
 
 // Fills args.left, args.right and args.out.
-void encode_tensor_maps(KGroupedArgs& args, const KGroupedRoles& roles);
+void encode_tensor_maps(KGroupedArgs& args, const WgradRoles& roles, const TensorView& out);
 
 }  // namespace gg::cuda::sm90

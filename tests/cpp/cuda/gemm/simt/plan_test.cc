@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include "base/math.h"
+#include "cuda/gemm/layouts.h"
 #include "cuda/gemm/simt/policy.h"
 #include "cuda/support/limits.h"
 #include "support/gmm_case.h"
@@ -91,9 +92,9 @@ TEST(SimtVariants, SayHowOperandsLie) {
 
 TEST(SimtVariants, SwapTheOperandsOfATransposedResult) {
   GmmWgradProblem problem = wgrad_of(64, 4, 8, 16);
-  EXPECT_EQ(cuda::simt::roles_of(problem).left.size(1), 8);
+  EXPECT_EQ(cuda::roles_of(problem).left.size(1), 8);
   problem.out = transposed(fp32({4, 16, 8}));
-  const cuda::simt::Roles roles = cuda::simt::roles_of(problem);
+  const cuda::WgradRoles roles = cuda::roles_of(problem);
   EXPECT_EQ(roles.left.size(1), 16);
   EXPECT_EQ(roles.row_dim, 2);
   EXPECT_EQ(roles.column_dim, 1);
