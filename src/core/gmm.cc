@@ -1,8 +1,6 @@
 // gmm (M-grouped) and gmm_wgrad (K-grouped): validate, choose a path, plan, run.
 #include "grouped_gemm/gmm.h"
 
-#include <iterator>
-
 #include "base/check.h"
 #include "core/path.h"
 #include "core/validate.h"
@@ -116,17 +114,14 @@ void validate(const GmmWgradProblem& problem, const Target& target) {
 constexpr Path kMenu[] = {Path::kParallel, Path::kReference, Path::kSm90, Path::kSm80,
                           Path::kSm75,     Path::kSm70,      Path::kSimt, Path::kPortable};
 
-// The path, and why it is not the device's best one. What a path refuses is asked only
-// where the device could run it.
+// The path, and why it is not the device's best one.
 template <typename Problem>
 void set_path(const char* op, GmmPlan& plan, const Problem& problem, const Target& target) {
-  core::Refusal refusals[std::size(kMenu)] = {};
-  for (size_t i = 0; i < std::size(kMenu); ++i) {
-    refusals[i].path = kMenu[i];
-    if (target.kind == Target::Kind::kCpu || !core::runs_on(kMenu[i], target)) continue;
-    refusals[i].reason = cuda::gmm_refusal(kMenu[i], problem, target.limits);
-  }
-  plan.path = core::choose_path(op, target, kMenu, refusals, &plan.because);
+  const auto refusal_of = [&](Path path) {
+    if (target.kind == Target::Kind::kCpu) return std::string_view{};
+    return cuda::gmm_refusal(path, problem, target.limits);
+  };
+  plan.path = core::choose_path(op, target, kMenu, refusal_of, &plan.because);
 }
 
 DeviceLimits granted(const Target& target) {

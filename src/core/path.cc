@@ -89,16 +89,11 @@ bool runs_on(Path path, const Target& target) {
 }
 
 Path choose_path(const char* op, const Target& target, std::span<const Path> menu,
-                 std::span<const Refusal> refusals, std::string_view* because) {
-  const auto refusal_of = [&](Path path) {
-    for (const Refusal& refusal : refusals) {
-      if (refusal.path == path) return refusal.reason;
-    }
-    return std::string_view{};
-  };
+                 const RefusalOf& refusal_of, std::string_view* because) {
   const Path forced = forced_path(op, target);
   const bool on_cuda = target.kind == Target::Kind::kCuda;
   const std::span<const Path> rest = from(menu, forced);
+  bool is_strict = false;
   if (!rest.empty() && row_of(forced).kind == target.kind) {
     const PathRow& row = row_of(forced);
     GG_REQUIRE(includes(row, target.limits.compute_capability), op, ": forced path ",
@@ -107,16 +102,17 @@ Path choose_path(const char* op, const Target& target, std::span<const Path> men
                "; needs ", row.min_compute_capability / 10, ".", row.min_compute_capability % 10,
                row.min_compute_capability == row.max_compute_capability ? "" : " or more",
                "; unset GG_FORCE_PATH");
-    const bool is_strict = target.force_path != Path::kAuto;
-    GG_REQUIRE(!is_strict || refusal_of(forced).empty(), op, ": forced path ", to_string(forced),
-               " got a problem that it cannot run: ", refusal_of(forced),
-               "; needs another path; leave force_path open");
+    is_strict = target.force_path != Path::kAuto;
     menu = rest;
   }
   for (Path path : menu) {
     if (!runs_on(path, target)) continue;
-    if (refusal_of(path).empty()) return path;
-    if (because != nullptr && because->empty()) *because = refusal_of(path);
+    const std::string_view refusal = refusal_of ? refusal_of(path) : std::string_view{};
+    if (refusal.empty()) return path;
+    GG_REQUIRE(!is_strict, op, ": forced path ", to_string(forced),
+               " got a problem that it cannot run: ", refusal,
+               "; needs another path; leave force_path open");
+    if (because != nullptr && because->empty()) *because = refusal;
   }
   GG_REQUIRE(false, op, ": got a ", on_cuda ? "CUDA" : "CPU", " device of compute capability ",
              target.limits.compute_capability / 10, ".", target.limits.compute_capability % 10,

@@ -2,6 +2,7 @@
 // answer is a row of the table in path.cc. Called by every plan function.
 #pragma once
 
+#include <functional>
 #include <span>
 #include <string_view>
 
@@ -9,11 +10,8 @@
 
 namespace gg::core {
 
-// A path that cannot run this problem, and why (a clause; empty: it can).
-struct Refusal {
-  Path path;
-  std::string_view reason;
-};
+// Why a path cannot run this problem (a clause that lives on; empty: it can).
+using RefusalOf = std::function<std::string_view(Path)>;
 
 // Of the operators with one implementation for each kind of device, best first.
 inline constexpr Path kPlainMenu[] = {Path::kParallel, Path::kReference, Path::kPortable};
@@ -26,11 +24,12 @@ bool runs_on(Path path, const Target& target);
 // one: target.force_path, else the environment variable GG_FORCE_PATH. A forced
 // path of the other kind of device is ignored, so that one variable can force a
 // GPU path while CPU operators go on. A path refused for this problem is passed
-// over, and `because` says why the first of them was. What target.force_path names
+// over, and `because` says why the first of them was; paths behind the one taken are
+// not asked, and without `refusal_of` none refuses. What target.force_path names
 // must run: its refusal is an error. What the environment names is the best path
 // that there is, as on an older device: what it refuses goes on down the menu, so
 // that a whole suite runs under it. Throws Error where nothing fits.
 Path choose_path(const char* op, const Target& target, std::span<const Path> menu,
-                 std::span<const Refusal> refusals = {}, std::string_view* because = nullptr);
+                 const RefusalOf& refusal_of = {}, std::string_view* because = nullptr);
 
 }  // namespace gg::core

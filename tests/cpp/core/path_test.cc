@@ -4,6 +4,8 @@
 #include <gtest/gtest.h>
 
 #include <array>
+#include <string>
+#include <vector>
 
 #include "support/run.h"
 
@@ -81,16 +83,38 @@ TEST_F(PathChoice, LetsTheTargetOverrideTheEnvironment) {
 
 // The menu of a grouped product, and a Turing whose own path refuses the problem.
 constexpr auto kGemmMenu = {Path::kSm90, Path::kSm75, Path::kSm70, Path::kPortable};
-constexpr core::Refusal kNotFloat16[] = {{Path::kSm75, "the operands are not float16"},
-                                         {Path::kSm70, "they are not, still"}};
+std::string_view not_float16(Path path) {
+  if (path == Path::kSm75) return "the operands are not float16";
+  return path == Path::kSm70 ? "they are not, still" : "";
+}
 
 TEST_F(PathChoice, PassesOverWhatIsRefusedAndSaysWhyTheFirstWas) {
   std::string_view because;
-  EXPECT_EQ(choose_path("op", cuda_target(75), kGemmMenu, kNotFloat16, &because), Path::kPortable);
+  EXPECT_EQ(choose_path("op", cuda_target(75), kGemmMenu, not_float16, &because), Path::kPortable);
   EXPECT_EQ(because, "the operands are not float16");
   because = {};
-  EXPECT_EQ(choose_path("op", cuda_target(90), kGemmMenu, kNotFloat16, &because), Path::kSm90);
+  EXPECT_EQ(choose_path("op", cuda_target(90), kGemmMenu, not_float16, &because), Path::kSm90);
   EXPECT_EQ(because, "");
+}
+
+TEST_F(PathChoice, AsksNoPathTwiceAndNoneBehindTheOneItTakesOrThatTheDeviceLacks) {
+  std::vector<Path> asked;
+  const auto record = [&](Path path) {
+    asked.push_back(path);
+    return not_float16(path);
+  };
+  choose_path("op", cuda_target(90), kGemmMenu, record);
+  EXPECT_EQ(asked, std::vector{Path::kSm90});
+  asked.clear();
+  choose_path("op", cuda_target(75), kGemmMenu, record);
+  EXPECT_EQ(asked, (std::vector{Path::kSm75, Path::kSm70, Path::kPortable}));
+  asked.clear();
+  choose_path("op", cuda_target(90, Path::kPortable), kGemmMenu, record);
+  EXPECT_EQ(asked, std::vector{Path::kPortable});
+  asked.clear();
+  EXPECT_TRUE(refuses([&] { choose_path("op", cuda_target(75, Path::kSm75), kGemmMenu, record); },
+                      {"cannot run"}));
+  EXPECT_EQ(asked, std::vector{Path::kSm75});
 }
 
 TEST_F(PathChoice, GoesOnDownTheMenuFromAPathThatTheEnvironmentForcesAndTheProblemDoesNotSuit) {
@@ -98,7 +122,7 @@ TEST_F(PathChoice, GoesOnDownTheMenuFromAPathThatTheEnvironmentForcesAndTheProbl
   std::string_view because;
   EXPECT_EQ(choose_path("op", cuda_target(90), kGemmMenu, {}, &because), Path::kSm75);
   EXPECT_EQ(because, "");
-  EXPECT_EQ(choose_path("op", cuda_target(90), kGemmMenu, kNotFloat16, &because), Path::kPortable)
+  EXPECT_EQ(choose_path("op", cuda_target(90), kGemmMenu, not_float16, &because), Path::kPortable)
       << "not up to the better path, which the variable leaves out";
   EXPECT_EQ(because, "the operands are not float16");
   EXPECT_TRUE(refuses([] { choose_path("op", cuda_target(70), kGemmMenu); },
@@ -107,7 +131,7 @@ TEST_F(PathChoice, GoesOnDownTheMenuFromAPathThatTheEnvironmentForcesAndTheProbl
 
 TEST_F(PathChoice, InsistsOnAPathThatTheTargetForces) {
   EXPECT_TRUE(
-      refuses([] { choose_path("op", cuda_target(75, Path::kSm75), kGemmMenu, kNotFloat16); },
+      refuses([] { choose_path("op", cuda_target(75, Path::kSm75), kGemmMenu, not_float16); },
               {"forced path sm75", "cannot run: the operands are not float16", "force_path"}));
 }
 
