@@ -64,6 +64,36 @@ def test_other_operands_lose_no_more_than_two_roundings(device, trans_b):
         assert_close_elementwise(actual, expected, 2.1 * UNIT * magnitude, function.__name__)
 
 
+def three_quarters_of_a_step_above_tf32(*shape):
+    """Values of [1, 1.25) that tf32 holds, and 3/4 of the way from each to the next one up."""
+    steps = torch.randint(0, 256, shape) + 0.75
+    return 1 + steps * 2 * UNIT  # exact in fp32
+
+
+@pytest.mark.parametrize("trans_b", [False, True])
+@pytest.mark.parametrize("k", [4, 8])
+def test_operands_are_rounded_to_nearest_and_not_cut_off(device, k, trans_b):
+    n = 136
+    a = three_quarters_of_a_step_above_tf32(sum(SIZES), k).to(device)
+    b = three_quarters_of_a_step_above_tf32(len(SIZES), *((n, k) if trans_b else (k, n))).to(device)
+    dy = three_quarters_of_a_step_above_tf32(sum(SIZES), n).to(device)
+    sizes = torch.tensor(SIZES, device=device)
+    for actual, function, left, right in (
+        (grouped_gemm.gmm(a, b, sizes, trans_b), reference.gmm, a, b),
+        (grouped_gemm.gmm_dgrad(dy, b, sizes, trans_b), reference.gmm_dgrad, dy, b),
+        (grouped_gemm.gmm_wgrad(a, dy, sizes, trans_b), reference.gmm_wgrad, a, dy),
+    ):
+        expected = function(left, right, SIZES, trans_b)
+        # A step is 2 units of values from 1 on. To nearest an operand is off by 1/4 of it, half
+        # a unit: a product by 1 unit at most. Cut off, by 3/4 of it, 1.5 units of a value below
+        # 1.25: a product by 2.4. All products and errors have one sign, so sums are off by as
+        # much, and summing 300 of them in fp32 adds less than 0.1 (300 roundings of 2^-24).
+        bound = 1.25 * UNIT * expected
+        assert_close_elementwise(actual, expected, bound, function.__name__)
+        cut_off = function(as_tf32(left), as_tf32(right), SIZES, trans_b)
+        assert (expected - cut_off >= bound).all(), "the bound would let cutting off pass"
+
+
 def test_nan_of_one_group_stays_there(device):
     a, b = random_operands(SIZES, 64, 136, torch.float32, device, trans_b=True)
     sizes = torch.tensor(SIZES, device=device)
