@@ -21,6 +21,7 @@ API = "grouped_gemm/"
 BUILD_FACTS = "grouped_gemm_build.h"
 BOTH_DOORS = ["cpu/door.h", "cuda/door.h"]
 CUDA_COMMON = [API, "base/", BUILD_FACTS, "cuda/door.h", "cuda/common/"]
+ROW_MAP = ["cuda/permute/row_map.h", "cuda/permute/row_map_policy.h"]
 CUDA_SYSTEM = ["cuda", "cub/", "cooperative_groups", "mma.h"]
 
 # {} stands for one folder, {file} for a file that lies in no further folder.
@@ -34,7 +35,8 @@ RULES: list[tuple[str, list[str], list[str]]] = [
     ("src/cuda/gemm/{}/", [*CUDA_COMMON, "cuda/gemm/{file}", "cuda/gemm/{}/"], CUDA_SYSTEM),
     ("src/cuda/gemm/", [*CUDA_COMMON, "cuda/gemm/{file}", "cuda/gemm/{}/door.h"], CUDA_SYSTEM),
     ("src/cuda/permute/", [*CUDA_COMMON, "cuda/permute/"], CUDA_SYSTEM),
-    ("src/cuda/routing/", [*CUDA_COMMON, "cuda/routing/"], CUDA_SYSTEM),
+    # Routing launches the row map of what it chose.
+    ("src/cuda/routing/", [*CUDA_COMMON, "cuda/routing/", *ROW_MAP], CUDA_SYSTEM),
     ("src/cuda/common/", [*CUDA_COMMON], CUDA_SYSTEM),
     # The files of src/cuda/ itself are the backend's door: it sees every folder's door.
     (
@@ -107,6 +109,7 @@ PLANTED = [
     ("src/cuda/gemm/sm90/launch.cu", '#include "cuda/gemm/sm80/policy.h"\n'),
     ("src/cuda/gemm/groups.cu", '#include "cuda/gemm/sm80/policy.h"\n'),
     ("src/cuda/gmm.cc", '#include "cuda/gemm/sm90/policy.h"\n'),
+    ("src/cuda/routing/route.cu", '#include "cuda/permute/place_slots.cuh"\n'),
     ("include/grouped_gemm/gmm.h", '#include "base/check.h"\n'),
     ("include/grouped_gemm/gmm.h", "#include <cuda_runtime.h>\n"),
     ("src/torch/ops.cc", '#  include "core/validate.h"\n'),

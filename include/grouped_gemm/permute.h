@@ -53,6 +53,10 @@ struct PermuteProblem {
   int64_t align_size = 1;          // above 1: needs num_experts, tokens_per_expert and offsets
   int64_t capacity = kNoCapacity;  // slots that an expert keeps at most; needs the same
   DropPolicy drop_policy = DropPolicy::kPosition;  // kProbs needs probs
+  // row_id_map, tokens_per_expert and offsets are there already, made by route or by an
+  // earlier permute of as many slots: nothing is sorted, and of indices the shape alone
+  // counts. Entries outside the rows are dropped. Not with a capacity or slot_of_row.
+  bool map_is_given = false;
 };
 
 // No routing of this problem's slots fills more rows than this, pads included.
@@ -70,6 +74,8 @@ struct PermutePlan {
   bool starts_early = false;    // while the stream's previous kernel may still run
   int64_t num_bins = 0;         // counting-sort bins; of unknown experts the last takes all larger
   int64_t slots_per_block = 0;  // consecutive slots that one thread block sorts
+  int counted_ranges = 0;       // ranges of slots that route has counted; 0: none, it counts itself
+  int ranges_per_block = 0;     // of those, in slots_per_block
   int vector_bytes = 0;         // CUDA: width of one row access
 
   bool operator==(const PermutePlan&) const = default;

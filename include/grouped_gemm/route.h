@@ -4,6 +4,7 @@
 // that are a softmax over the chosen logits, which probs and indices tell.
 #pragma once
 
+#include "grouped_gemm/permute.h"
 #include "grouped_gemm/tensor_view.h"
 #include "grouped_gemm/types.h"
 
@@ -56,7 +57,16 @@ struct RouteProblem {
   TensorView score_sums{};      // [num_sequences, E]
   TensorView z_sums{};          // [num_sequences]
   TensorView invalid_tokens{};  // optional, [num_sequences] int32: rows with NaN or +inf
+  // Optional, both or neither: the row map of all tokens' slots, as permute makes it of
+  // these indices without drops, for PermuteProblem::map_is_given.
+  TensorView row_id_map{};  // [topk, T] int32: the row of each slot in expert order
+  TensorView offsets{};     // [E] int32: cumulative ends of the experts' rows, pads included
+  int64_t align_size = 1;   // each expert's rows are padded to a multiple; above 1: needs the map
 };
+
+// The permutation of rows without features that would make the problem's row map; its
+// group sizes are the first sequence's counts.
+PermuteProblem row_map_problem(const RouteProblem& problem);
 
 struct RouteBwdProblem {
   RouteOptions options;
@@ -73,10 +83,13 @@ struct RouteBwdProblem {
 struct RoutePlan {
   Path path = Path::kAuto;
   int64_t workspace_bytes = 0;
-  int pieces_per_sequence = 0;  // their sums are added in order
-  int lanes_per_token = 0;      // CUDA: 8 or 32 lanes hold a token's logits,
-  int values_per_lane = 0;      // so many in each
-  int tokens_per_tile = 0;      // CUDA, route_bwd of chosen logits alone: a warp's tokens
+  int pieces_per_sequence = 0;   // their sums are added in order
+  int lanes_per_token = 0;       // CUDA: 8 or 32 lanes hold a token's logits,
+  int values_per_lane = 0;       // so many in each
+  int tokens_per_tile = 0;       // CUDA, route_bwd of chosen logits alone: a warp's tokens
+  int64_t tokens_per_piece = 0;  // CUDA: neighbours, whose counts the row map takes over; else 0
+  bool adds_totals = true;       // CUDA: a launch of its own adds up counts and sums
+  PermutePlan map{};             // how the row map is sorted, where one is wanted
 
   bool operator==(const RoutePlan&) const = default;
 };

@@ -33,6 +33,7 @@ from ._num_sms import get_num_sms, set_num_sms  # noqa: E402
 from ._permutation import (  # noqa: E402
     MoePermuted,
     RoutedSlots,
+    RowMap,
     SortedChunks,
     moe_permute,
     moe_unpermute,
@@ -54,6 +55,7 @@ __all__ = [
     "MoePermuted",
     "MoeRouted",
     "RoutedSlots",
+    "RowMap",
     "SinkhornInfo",
     "SortedChunks",
     "__version__",

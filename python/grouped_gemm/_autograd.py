@@ -108,14 +108,44 @@ class MoePermute(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad, _map, _counts, _offs, permuted_probs_grad, _scales):
-        (row_id_map,) = ctx.saved_tensors
-        x_grad = probs_grad = None
-        if ctx.needs_input_grad[0]:
-            x_grad = raw._unpermute(grad, row_id_map, None, ctx.topk)
-        if ctx.needs_input_grad[3]:
-            probs_grad = raw._permute_probs_bwd(permuted_probs_grad, row_id_map)
-            probs_grad = probs_grad.view(ctx.probs_shape)
+        x_grad, probs_grad = _permute_backward(ctx, grad, permuted_probs_grad, 3)
         return x_grad, None, None, probs_grad, None, None, None, None
+
+
+class PermuteByMap(torch.autograd.Function):
+    """moe_permute by a ready map: ``apply`` takes and returns what the raw operator does."""
+
+    @staticmethod
+    def forward(ctx, x, row_id_map, counts, offs, probs, *how):
+        permuted, permuted_probs, permuted_scales = raw._permute_by_map(
+            x, row_id_map, counts, offs, probs, *how
+        )
+        ctx.save_for_backward(row_id_map)
+        ctx.topk = row_id_map.shape[0]
+        ctx.probs_shape = None if probs is None else probs.shape
+        if probs is None:
+            ctx.mark_non_differentiable(permuted_scales, permuted_probs)
+        else:
+            ctx.mark_non_differentiable(permuted_scales)
+        return permuted, permuted_probs, permuted_scales
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad, permuted_probs_grad, _scales):
+        x_grad, probs_grad = _permute_backward(ctx, grad, permuted_probs_grad, 4)
+        return x_grad, None, None, None, probs_grad, None, None
+
+
+def _permute_backward(ctx, grad, permuted_probs_grad, probs_index):
+    """Gradients of x and of the probs, the ``probs_index``-th argument, by the saved map."""
+    (row_id_map,) = ctx.saved_tensors
+    x_grad = probs_grad = None
+    if ctx.needs_input_grad[0]:
+        x_grad = raw._unpermute(grad, row_id_map, None, ctx.topk)
+    if ctx.needs_input_grad[probs_index]:
+        probs_grad = raw._permute_probs_bwd(permuted_probs_grad, row_id_map)
+        probs_grad = probs_grad.view(ctx.probs_shape)
+    return x_grad, probs_grad
 
 
 class SortChunks(torch.autograd.Function):
@@ -207,22 +237,22 @@ class MoeRoute(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, logits, expert_bias, *options):
-        probs, indices, counts, *sums = raw._route(logits, expert_bias, *options)
+        probs, indices, counts, *sums, row_id_map, offs = raw._route(logits, expert_bias, *options)
         ctx.save_for_backward(logits, indices, probs)
-        topk, sigmoid, pre_softmax, normalize_topk, *_, scaling_factor, num_sequences, _ = options
+        topk, sigmoid, pre_softmax, normalize_topk, *_ = options
+        scaling_factor, num_sequences, ctx.with_sums, *_ = options[7:]
         ctx.options = topk, sigmoid, pre_softmax, normalize_topk, scaling_factor, num_sequences
-        ctx.with_sums = options[-1]
-        ctx.mark_non_differentiable(indices, counts)
+        ctx.mark_non_differentiable(indices, counts, row_id_map, offs)
         ctx.set_materialize_grads(False)  # a loss that is not used costs nothing
-        return probs, indices, counts, *sums
+        return probs, indices, counts, *sums, row_id_map, offs
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, probs_grad, _indices, _counts, score_sums_grad, z_sums_grad):
+    def backward(ctx, probs_grad, _indices, _counts, score_sums_grad, z_sums_grad, _map, _offs):
         logits, indices, probs = ctx.saved_tensors
         if not ctx.with_sums:
             score_sums_grad = z_sums_grad = None  # of nothing
         logits_grad = raw._route_bwd(
             logits, indices, probs, probs_grad, score_sums_grad, z_sums_grad, *ctx.options
         )
-        return logits_grad, *(None,) * 11
+        return logits_grad, *(None,) * 13

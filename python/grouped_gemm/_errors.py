@@ -43,6 +43,8 @@ def _no_tensor(function: Callable, args: tuple, kwargs: dict) -> TypeError | Non
         annotation = signature.parameters[name].annotation
         if "torch.Tensor" not in annotation or isinstance(value, torch.Tensor):
             continue
+        if type(value).__name__ in annotation:
+            continue  # what it may be instead
         if value is not None or "None" not in annotation:
             return TypeError(
                 f"{function.__name__}: {name} got {type(value).__name__}; needs a tensor"

@@ -66,6 +66,17 @@ def _(
     )
 
 
+@register_fake("grouped_gemm::_permute_by_map")
+def _(x, row_id_map, tokens_per_expert, offs, probs=None, scales=None, align_size=1):
+    num_rows = max_permuted_rows(row_id_map.numel(), offs.shape[0], align_size, None)
+    nothing = x.new_empty((0,), dtype=torch.float32)
+    return (
+        _rows(x, num_rows),
+        nothing if probs is None else probs.new_empty((num_rows,)),
+        torch.empty_like(nothing) if scales is None else _rows(scales, num_rows),
+    )
+
+
 def max_permuted_rows(num_slots, num_experts, align_size, capacity):
     """As ``gg::max_permuted_rows``: no routing fills more rows, pads included."""
     num_groups = torch.sym_min(num_experts, num_slots)
@@ -130,6 +141,8 @@ def _(
     scaling_factor,
     num_sequences,
     with_sums,
+    with_row_map=False,
+    align_size=1,
 ):
     num_tokens, num_experts = logits.shape
     wide = torch.float64 if logits.dtype == torch.float64 else torch.float32
@@ -140,6 +153,8 @@ def _(
         logits.new_empty((num_sequences, num_experts), dtype=torch.int32),
         logits.new_empty((num_sums, num_experts), dtype=wide),
         logits.new_empty((num_sums,), dtype=wide),
+        logits.new_empty((topk if with_row_map else 0, num_tokens), dtype=torch.int32),
+        logits.new_empty((num_experts if with_row_map else 0,), dtype=torch.int32),
     )
 
 

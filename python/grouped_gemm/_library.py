@@ -26,6 +26,7 @@ _OPERATORS = (
     "_gmm_wgrad_out",
     "_permute",
     "_moe_permute",
+    "_permute_by_map",
     "_permute_probs_bwd",
     "_unpermute",
     "_unpermute_bwd",

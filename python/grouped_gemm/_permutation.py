@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import torch
 
-from ._autograd import MoePermute, SortChunks, Unpermute
+from ._autograd import MoePermute, PermuteByMap, SortChunks, Unpermute
 from ._errors import speaks_for_itself
 from ._functional import _needs_grad, raw
 
@@ -24,6 +24,15 @@ class MoePermuted(NamedTuple):
     offs: torch.Tensor  # [E] int32 cumulative ends with pads, as gmm's offs= takes them
     permuted_probs: torch.Tensor | None = None  # [N] the prob of each row, 0 for pads
     permuted_scales: torch.Tensor | None = None  # [N, s] the scales of each row, 0 for pads
+
+
+class RowMap(NamedTuple):
+    """A row map ready for :func:`moe_permute`; :func:`moe_route` makes it (``return_row_map``)."""
+
+    row_id_map: torch.Tensor  # [topK, T] int32: row of token t's k-th copy, or -1
+    tokens_per_expert: torch.Tensor  # [E] int32 rows of each expert, without pads
+    offs: torch.Tensor  # [E] int32 cumulative ends with pads
+    align_size: int = 1  # each expert's rows are padded to a multiple of this
 
 
 class RoutedSlots(NamedTuple):
@@ -72,10 +81,39 @@ def _drops_by_probs(drop_policy: str, probs: torch.Tensor | None) -> bool:
     return drop_policy == "probs"
 
 
+def _permute_by_map(x, row_map, probs, scales, options) -> MoePermuted:
+    """moe_permute of a row map; ``options`` as given, of which a map decides all."""
+    row_id_map, counts, ends, align_size = row_map
+    own = {
+        "num_experts": (None, ends.shape[-1]),
+        "topk": (None, row_id_map.shape[0]),
+        "align_size": (1, align_size),
+        "capacity": (None, None),
+        "drop_policy": ("position", "position"),
+    }
+    for (name, allowed), got in zip(own.items(), options, strict=True):
+        if got not in allowed:
+            raise ValueError(
+                f"moe_permute: {name} got {got!r} beside a row map; needs {allowed[1]!r}, or leave "
+                "it away; with other options give the expert ids"
+            )
+    arguments = (x, row_id_map, counts, ends, probs, scales, align_size)
+    operator = PermuteByMap.apply if _needs_grad(x, probs) else raw._permute_by_map
+    permuted, permuted_probs, permuted_scales = operator(*arguments)
+    return MoePermuted(
+        permuted,
+        row_id_map,
+        counts,
+        ends,
+        None if probs is None else permuted_probs,
+        None if scales is None else permuted_scales,
+    )
+
+
 @speaks_for_itself(input="x")
 def moe_permute(
     x: torch.Tensor,
-    indices: torch.Tensor,
+    indices: torch.Tensor | RowMap,
     *,
     num_experts: int | None = None,
     topk: int | None = None,
@@ -93,7 +131,11 @@ def moe_permute(
             [0, num_experts) are dropped: map entry -1, no group shifts, and the rows
             that they would have filled are zeros at the end.
             Or a routing map, bool [T, E]: which experts take which token.
-        num_experts: E; a routing map tells it.
+            Or ``moe_route(..., return_row_map=True).row_map``: nothing is counted or
+            sorted again, the results are those of the same ids; it brings its padding,
+            and there is no capacity. (Of a :class:`RowMap` made by other hands entries
+            outside the rows are dropped, and rows that nothing names hold anything.)
+        num_experts: E; a routing map or a row map tells it.
         topk: for a routing map, the most experts of any token: more are dropped. Without
             it E, and a row for each of T * E slots.
         probs: [T, topK] (or [T]; [T, E] for a routing map) weights that travel with
@@ -117,9 +159,13 @@ def moe_permute(
         (PyTorch cannot add float8 gradients: use one path from x for those.)
 
     Raises:
-        ValueError: a ``drop_policy`` of another name, or "probs" without ``probs``.
+        ValueError: a ``drop_policy`` of another name, or "probs" without ``probs``; an
+            option that a row map leaves no room for.
         RuntimeError: wrong shapes, dtypes or devices; options below their least value.
     """
+    if isinstance(indices, RowMap):
+        options = (num_experts, topk, align_size, capacity, drop_policy)
+        return _permute_by_map(x, indices, probs, scales, options)
     if indices.device != x.device:
         indices = indices.to(x.device, non_blocking=True)
     if indices.dtype == torch.bool:

@@ -14,6 +14,7 @@ import torch
 from ._autograd import MoeRoute
 from ._errors import speaks_for_itself
 from ._functional import _needs_grad, raw
+from ._permutation import RowMap
 
 ScoreFunction = Literal["softmax", "sigmoid"]
 
@@ -27,6 +28,7 @@ class MoeRouted(NamedTuple):
     tokens_per_sequence: torch.Tensor  # [S, E] int32: the same for each sequence
     score_sums: torch.Tensor  # [S, E] float32, with return_sums; else [0, E]
     z_sums: torch.Tensor  # [S] float32, with return_sums; else [0]
+    row_map: RowMap | None = None  # with return_row_map: what moe_permute takes for indices
 
 
 @speaks_for_itself()
@@ -44,6 +46,8 @@ def moe_route(
     expert_bias: torch.Tensor | None = None,
     num_sequences: int = 1,
     return_sums: bool = False,
+    return_row_map: bool = False,
+    align_size: int = 1,
 ) -> MoeRouted:
     """Chooses each token's experts and their weights, and counts: top-k routing in one pass.
 
@@ -66,6 +70,11 @@ def moe_route(
             other; sums and counts for each of them.
         return_sums: also the sums that :func:`router_load_balancing_loss` and
             :func:`router_z_loss` take.
+        return_row_map: also where each slot's row goes in expert order, as ``row_map``: then
+            :func:`moe_permute` takes that in place of ``indices`` and counts and sorts
+            nothing.
+        align_size: with return_row_map each expert's rows are padded to a multiple of this,
+            as by moe_permute.
 
     Returns:
         :class:`MoeRouted`. ``probs``, ``score_sums`` and ``z_sums`` are differentiable in
@@ -122,11 +131,14 @@ def moe_route(
         1.0 if scaling_factor is None else float(scaling_factor),
         num_sequences,
         return_sums,
+        return_row_map,
+        align_size,
     )
     call = MoeRoute.apply if _needs_grad(logits) else raw._route
-    probs, indices, counts, score_sums, z_sums = call(logits, expert_bias, *options)
+    probs, indices, counts, *sums, row_id_map, offs = call(logits, expert_bias, *options)
     in_all = counts[0] if num_sequences == 1 else counts.sum(0, dtype=torch.int32)
-    return MoeRouted(probs, indices, in_all, counts, score_sums, z_sums)
+    row_map = RowMap(row_id_map, in_all, offs, align_size) if return_row_map else None
+    return MoeRouted(probs, indices, in_all, counts, *sums, row_map)
 
 
 def router_load_balancing_loss(routed: MoeRouted) -> torch.Tensor:

@@ -44,6 +44,18 @@ void validate_groups(const PermuteProblem& problem) {
   }
 }
 
+void validate_given_map(const PermuteProblem& problem) {
+  if (!problem.map_is_given) return;
+  GG_REQUIRE(problem.num_experts > 0 && problem.offsets.defined(), kOp,
+             ": row_id_map got given without groups; needs num_experts, tokens_per_expert and "
+             "offsets beside it");
+  GG_REQUIRE(problem.capacity == kNoCapacity, kOp, ": capacity got ", problem.capacity,
+             " beside a given row_id_map; needs none; give the expert ids instead");
+  GG_REQUIRE(!problem.slot_of_row.defined(), kOp,
+             ": slot_of_row got a tensor beside a given row_id_map; needs none; give the expert "
+             "ids instead");
+}
+
 void validate_probs(const PermuteProblem& problem) {
   using namespace core;
   GG_REQUIRE(problem.drop_policy != DropPolicy::kProbs || problem.probs.defined(), kOp,
@@ -85,6 +97,10 @@ void validate(const PermuteProblem& problem) {
                 "cast the expert ids");
   const int64_t num_tokens = problem.input.size(0);
   const int64_t topk = problem.indices.size(1);
+  if (problem.map_is_given) {
+    require_shape({kOp, "row_id_map"}, problem.row_id_map, {topk, num_tokens},
+                  "[topK, tokens], a column for each of input's tokens");
+  }
   require_shape({kOp, "indices"}, problem.indices, {num_tokens, topk},
                 "as many rows of expert ids as input's tokens");
   require_rank({kOp, "output"}, problem.output, 2, "[rows, hidden]");
@@ -99,6 +115,7 @@ void validate(const PermuteProblem& problem) {
   require_contiguous({kOp, "row_id_map"}, problem.row_id_map);
   require_int32_count({kOp, "indices"}, num_tokens * topk, "slots (tokens times topK)");
   validate_groups(problem);
+  validate_given_map(problem);
   require_int32_count({kOp, "output"}, problem.output.size(0), "rows");
 
   if (problem.slot_of_row.defined()) {
@@ -130,7 +147,7 @@ PermutePlan plan_permute(const PermuteProblem& problem, const Target& target) {
   PermutePlan plan;
   plan.path = core::choose_path(kOp, target, core::kPlainMenu);
   if (target.kind == Target::Kind::kCpu) {
-    plan.workspace_bytes = cpu::permute_workspace_bytes(problem);
+    plan.workspace_bytes = problem.map_is_given ? 0 : cpu::permute_workspace_bytes(problem);
   } else {
     cuda::plan_permute(plan, problem, target.limits);
   }

@@ -72,6 +72,26 @@ void require_int32(core::Argument argument, const TensorView& tensor,
   core::require_contiguous(argument, tensor);
 }
 
+// The map's own shapes, and numbers of rows that int32 can name.
+void validate_map(const RouteProblem& p) {
+  GG_REQUIRE(p.row_id_map.defined() == p.offsets.defined(), kForward, ": offsets got ",
+             p.offsets.defined() ? "a tensor" : "none",
+             "; needs both row_id_map and offsets, or neither");
+  GG_REQUIRE(p.align_size >= 1, kForward, ": align_size got ", p.align_size,
+             "; needs 1 (no padding) or more");
+  GG_REQUIRE(p.align_size == 1 || p.row_id_map.defined(), kForward, ": align_size got ",
+             p.align_size, " without a row map; needs row_id_map and offsets");
+  if (!p.row_id_map.defined()) return;
+  const int64_t T = p.logits.size(0);
+  const int64_t topk = p.options.topk;
+  require_int32({kForward, "row_id_map"}, p.row_id_map, {topk, T}, "[topk, tokens]");
+  require_int32({kForward, "offsets"}, p.offsets, {p.logits.size(1)}, "one end for each expert");
+  core::require_int32_count({kForward, "row_id_map"}, T * topk, "slots (tokens times topk)");
+  core::require_int32_count({kForward, "align_size"}, p.align_size, "rows");
+  core::require_int32_count({kForward, "align_size"}, row_map_problem(p).output.size(0),
+                            "rows with the pads");
+}
+
 void validate(const RouteProblem& p, const Target& target) {
   require_logits(kForward, p.logits, target);
   const int64_t T = p.logits.size(0);
@@ -98,6 +118,7 @@ void validate(const RouteProblem& p, const Target& target) {
     require_int32({kForward, "invalid_tokens"}, p.invalid_tokens, {p.num_sequences},
                   "[num_sequences]");
   }
+  validate_map(p);
 }
 
 void validate(const RouteBwdProblem& p, const Target& target) {
@@ -132,6 +153,20 @@ void validate(const RouteBwdProblem& p, const Target& target) {
 
 }  // namespace
 
+PermuteProblem row_map_problem(const RouteProblem& problem) {
+  const int64_t T = problem.logits.size(0);
+  const int64_t E = problem.logits.size(1);
+  PermuteProblem map{.input = view(nullptr, DType::kFloat32, {T, 0}),
+                     .indices = problem.indices,
+                     .row_id_map = problem.row_id_map,
+                     .num_experts = E,
+                     .tokens_per_expert = view(problem.tokens_per_expert.data, DType::kInt32, {E}),
+                     .offsets = problem.offsets,
+                     .align_size = problem.align_size};
+  map.output = view(nullptr, DType::kFloat32, {max_permuted_rows(map), 0});
+  return map;
+}
+
 RoutePlan plan_route(const RouteProblem& problem, const Target& target) {
   validate(problem, target);
   RoutePlan plan;
@@ -139,7 +174,7 @@ RoutePlan plan_route(const RouteProblem& problem, const Target& target) {
   if (target.kind == Target::Kind::kCpu) {
     cpu::plan_route(plan, problem);
   } else {
-    cuda::plan_route(plan, problem);
+    cuda::plan_route(plan, problem, target.limits);
   }
   return plan;
 }
@@ -170,10 +205,13 @@ void run(const RoutePlan& plan, const RouteBwdProblem& problem, Workspace, Strea
 }
 
 std::string to_string(const RoutePlan& plan) {
-  return base::concat(
+  const std::string text = base::concat(
       "route ", to_string(plan.path), " pieces_per_sequence=", plan.pieces_per_sequence,
       " lanes_per_token=", plan.lanes_per_token, " values_per_lane=", plan.values_per_lane,
       " tokens_per_tile=", plan.tokens_per_tile, " workspace=", plan.workspace_bytes, "B");
+  if (plan.map.path == Path::kAuto) return text;
+  return base::concat(text, " tokens_per_piece=", plan.tokens_per_piece,
+                      " totals=", plan.adds_totals ? "yes" : "no", "; ", to_string(plan.map));
 }
 
 }  // namespace gg

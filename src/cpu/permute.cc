@@ -13,6 +13,7 @@ namespace {
 
 void clear_rows(const TensorView& matrix, int64_t first, int64_t end) {
   const int64_t row_bytes = matrix.size(1) * size_of(matrix.dtype);
+  first = base::max(first, 0);
   end = base::min(end, matrix.size(0));
   if (first >= end || row_bytes == 0) return;
   std::memset(static_cast<char*>(matrix.data) + first * row_bytes, 0,
@@ -32,6 +33,11 @@ void clear_empty_rows(const PermuteProblem& problem, const TensorView& output,
   }
 }
 
+// Where the last group of a given map ends.
+int64_t last_end(const PermuteProblem& problem) {
+  return static_cast<const int32_t*>(problem.offsets.data)[problem.num_experts - 1];
+}
+
 // Copies each token's row of `input` to its slots' rows of `output`.
 void move_rows(const PermuteProblem& problem, const TensorView& input, const TensorView& output,
                Stream stream) {
@@ -49,7 +55,7 @@ void move_rows(const PermuteProblem& problem, const TensorView& input, const Ten
                  for (int64_t t = begin; t < end; ++t) {
                    for (int64_t k = 0; k < topk; ++k) {
                      const int64_t row = map[k * num_tokens + t];
-                     if (row < 0) continue;
+                     if (row < 0 || row >= output.size(0)) continue;
                      std::memcpy(to + row * row_bytes, from + t * input_stride,
                                  static_cast<size_t>(row_bytes));
                    }
@@ -68,7 +74,8 @@ void move_probs(const PermuteProblem& problem) {
   std::memset(to, 0, static_cast<size_t>(problem.output.size(0) * bytes));
   for (int64_t slot = 0; slot < num_tokens * topk; ++slot) {
     const int64_t row = map[slot % topk * num_tokens + slot / topk];
-    if (row >= 0) std::memcpy(to + row * bytes, from + slot * bytes, static_cast<size_t>(bytes));
+    if (row < 0 || row >= problem.output.size(0)) continue;
+    std::memcpy(to + row * bytes, from + slot * bytes, static_cast<size_t>(bytes));
   }
 }
 
@@ -80,7 +87,8 @@ int64_t permute_workspace_bytes(const PermuteProblem& problem) {
 
 void permute(const PermutePlan& plan, const PermuteProblem& problem, Workspace workspace,
              Stream stream) {
-  const int64_t first_empty_row = write_row_map(plan, problem, workspace);
+  const int64_t first_empty_row =
+      problem.map_is_given ? last_end(problem) : write_row_map(plan, problem, workspace);
   if (plan.path == Path::kReference) stream = serial_stream();
   move_rows(problem, problem.input, problem.output, stream);
   clear_empty_rows(problem, problem.output, first_empty_row);

@@ -8,6 +8,7 @@
 #include "cpu/door.h"
 #include "cpu/parallel.h"
 #include "cpu/route_row.h"
+#include "cpu/row_map.h"
 
 namespace gg::cpu {
 namespace {
@@ -168,13 +169,35 @@ void route_all(const RoutePlan& plan, const RouteProblem& p, void* workspace,
   add_pieces<Acc>(plan, p, workspace);
 }
 
+// The map is made of all tokens' counts, which stand in the workspace where the
+// public ones are those of several sequences.
+PermuteProblem map_problem(const RouteProblem& p, void* counts) {
+  PermuteProblem map = row_map_problem(p);
+  if (p.num_sequences > 1) map.tokens_per_expert.data = counts;
+  return map;
+}
+
+int64_t pieces_bytes(const RoutePlan& plan, const RouteProblem& p) {
+  return p.num_sequences * plan.pieces_per_sequence * Piece<double>::bytes(p.logits.size(1));
+}
+
+void write_map(const RoutePlan& plan, const RouteProblem& p, Workspace workspace) {
+  char* const counts = static_cast<char*>(workspace.data) + pieces_bytes(plan, p);
+  const int64_t count_bytes = p.logits.size(1) * int64_t{sizeof(int32_t)};
+  write_row_map(plan.map, map_problem(p, counts),
+                Workspace{counts + count_bytes, plan.map.workspace_bytes});
+}
+
 }  // namespace
 
 void plan_route(RoutePlan& plan, const RouteProblem& p) {
   const int64_t length = p.logits.size(0) / p.num_sequences;
   plan.pieces_per_sequence = static_cast<int>(base::ceil_div(length, kTokensPerPiece));
-  plan.workspace_bytes =
-      p.num_sequences * plan.pieces_per_sequence * Piece<double>::bytes(p.logits.size(1));
+  plan.workspace_bytes = pieces_bytes(plan, p);
+  if (!p.row_id_map.defined()) return;
+  plan.map.path = plan.path;
+  plan.map.workspace_bytes = row_map_workspace_bytes(row_map_problem(p));
+  plan.workspace_bytes += p.logits.size(1) * int64_t{sizeof(int32_t)} + plan.map.workspace_bytes;
 }
 
 void route(const RoutePlan& plan, const RouteProblem& problem, Workspace workspace, Stream stream) {
@@ -184,6 +207,7 @@ void route(const RoutePlan& plan, const RouteProblem& problem, Workspace workspa
   } else {
     route_all<float>(plan, problem, workspace.data, stream);
   }
+  if (problem.row_id_map.defined()) write_map(plan, problem, workspace);
 }
 
 }  // namespace gg::cpu

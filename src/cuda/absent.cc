@@ -33,7 +33,7 @@ void plan_gmm_wgrad(GmmPlan&, const GmmWgradProblem&, const DeviceLimits&) { ref
 void plan_sinkhorn(SinkhornPlan&, const SinkhornProblem&, const DeviceLimits&) {
   refuse("sinkhorn");
 }
-void plan_route(RoutePlan&, const RouteProblem&) { refuse("route"); }
+void plan_route(RoutePlan&, const RouteProblem&, const DeviceLimits&) { refuse("route"); }
 void plan_route_bwd(RoutePlan&, const RouteBwdProblem&) { refuse("route_bwd"); }
 
 void permute(const PermutePlan&, const PermuteProblem&, Workspace, Stream) { refuse("permute"); }

@@ -34,7 +34,7 @@ void plan_sort_chunks(SortChunksPlan& plan, const SortChunksProblem& problem);
 void plan_gmm(GmmPlan& plan, const GmmProblem& problem, const DeviceLimits& limits);
 void plan_gmm_wgrad(GmmPlan& plan, const GmmWgradProblem& problem, const DeviceLimits& limits);
 void plan_sinkhorn(SinkhornPlan& plan, const SinkhornProblem& problem, const DeviceLimits& limits);
-void plan_route(RoutePlan& plan, const RouteProblem& problem);
+void plan_route(RoutePlan& plan, const RouteProblem& problem, const DeviceLimits& limits);
 void plan_route_bwd(RoutePlan& plan, const RouteBwdProblem& problem);
 
 // Launch. Nothing here allocates or waits.

@@ -34,6 +34,11 @@ STABLE_TORCH_LIBRARY(grouped_gemm, m) {
       "_moe_permute(Tensor x, Tensor indices, int num_experts, Tensor? probs=None, "
       "Tensor? scales=None, int align_size=1, int? capacity=None, bool drop_by_probs=False) -> "
       "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+  // The same rows, probs and scales by a map that is there: row_id_map [topK,T],
+  // tokens_per_expert [E] and offs [E] int32, made of as many slots with this align_size.
+  m.def(
+      "_permute_by_map(Tensor x, Tensor row_id_map, Tensor tokens_per_expert, Tensor offs, "
+      "Tensor? probs=None, Tensor? scales=None, int align_size=1) -> (Tensor, Tensor, Tensor)");
   // grad [N] of permuted probs, row_id_map [topK,T] -> gradient of probs [T,topK]
   m.def("_permute_probs_bwd(Tensor grad, Tensor row_id_map) -> Tensor");
   // x [N,h], row_id_map of topk * T entries, probs [T,topk], residual [T,h] -> [T,h]
@@ -56,12 +61,13 @@ STABLE_TORCH_LIBRARY(grouped_gemm, m) {
   m.def("_sinkhorn(Tensor cost, float tol, int max_iterations) -> (Tensor, Tensor, Tensor)");
   // logits [T,E], expert_bias [E] -> probs [T,topk], indices int32 [T,topk],
   // tokens_per_expert int32 [S,E], and with_sums score_sums [S,E], z_sums [S] (else
-  // [0,E], [0]) for S = num_sequences runs of tokens; include/grouped_gemm/route.h
+  // [0,E], [0]) for S = num_sequences runs of tokens; with_row_map row_id_map int32 [topk,T],
+  // offs int32 [E] (else [0,T], [0]) as _moe_permute makes them; include/grouped_gemm/route.h
   m.def(
       "_route(Tensor logits, Tensor? expert_bias, int topk, bool sigmoid, bool pre_softmax, "
       "bool normalize_topk, int num_groups, int group_topk, int group_score_topk, "
-      "float scaling_factor, int num_sequences, bool with_sums) -> "
-      "(Tensor, Tensor, Tensor, Tensor, Tensor)");
+      "float scaling_factor, int num_sequences, bool with_sums, bool with_row_map=False, "
+      "int align_size=1) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
   // Gradient of the logits, from those of probs (beside which it needs probs) and of
   // the two sums.
   m.def(

@@ -32,6 +32,11 @@ using MoePermuted = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 MoePermuted moe_permute(Tensor x, Tensor indices, int64_t num_experts, std::optional<Tensor> probs,
                         std::optional<Tensor> scales, int64_t align_size,
                         std::optional<int64_t> capacity, bool drop_by_probs);
+// Permuted rows, probs and scales.
+std::tuple<Tensor, Tensor, Tensor> permute_by_map(Tensor x, Tensor row_id_map,
+                                                  Tensor tokens_per_expert, Tensor offs,
+                                                  std::optional<Tensor> probs,
+                                                  std::optional<Tensor> scales, int64_t align_size);
 Tensor permute_probs_bwd(Tensor grad, Tensor row_id_map);
 Tensor unpermute(Tensor x, Tensor row_id_map, std::optional<Tensor> probs, int64_t topk,
                  std::optional<Tensor> residual);
@@ -44,10 +49,12 @@ std::tuple<Tensor, Tensor, Tensor> sort_chunks(Tensor x, Tensor split_sizes, Ten
 Tensor routing_map_to_indices(Tensor routing_map, int64_t topk);
 std::tuple<Tensor, Tensor, Tensor> sinkhorn(Tensor cost, double tol, int64_t max_iterations);
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> route(
-    Tensor logits, std::optional<Tensor> expert_bias, int64_t topk, bool sigmoid, bool pre_softmax,
-    bool normalize_topk, int64_t num_groups, int64_t group_topk, int64_t group_score_topk,
-    double scaling_factor, int64_t num_sequences, bool with_sums);
+// Probs, indices, tokens_per_expert, score and z sums, row_id_map, offs.
+using Routed = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+Routed route(Tensor logits, std::optional<Tensor> expert_bias, int64_t topk, bool sigmoid,
+             bool pre_softmax, bool normalize_topk, int64_t num_groups, int64_t group_topk,
+             int64_t group_score_topk, double scaling_factor, int64_t num_sequences, bool with_sums,
+             bool with_row_map, int64_t align_size);
 Tensor route_bwd(Tensor logits, Tensor indices, std::optional<Tensor> probs,
                  std::optional<Tensor> probs_grad, std::optional<Tensor> score_sums_grad,
                  std::optional<Tensor> z_sums_grad, int64_t topk, bool sigmoid, bool pre_softmax,
@@ -65,6 +72,7 @@ Tensor route_bwd(Tensor logits, Tensor indices, std::optional<Tensor> probs,
     (m).impl("_gmm_wgrad_out", TORCH_BOX(&gg::torch_binding::gmm_wgrad_out));                   \
     (m).impl("_permute", TORCH_BOX(&gg::torch_binding::permute));                               \
     (m).impl("_moe_permute", TORCH_BOX(&gg::torch_binding::moe_permute));                       \
+    (m).impl("_permute_by_map", TORCH_BOX(&gg::torch_binding::permute_by_map));                 \
     (m).impl("_permute_probs_bwd", TORCH_BOX(&gg::torch_binding::permute_probs_bwd));           \
     (m).impl("_unpermute", TORCH_BOX(&gg::torch_binding::unpermute));                           \
     (m).impl("_unpermute_bwd", TORCH_BOX(&gg::torch_binding::unpermute_bwd));                   \

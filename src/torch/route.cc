@@ -51,10 +51,10 @@ DType wide(DType logits) { return logits == DType::kFloat64 ? DType::kFloat64 : 
 
 }  // namespace
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> route(
-    Tensor logits, std::optional<Tensor> expert_bias, int64_t topk, bool sigmoid, bool pre_softmax,
-    bool normalize_topk, int64_t num_groups, int64_t group_topk, int64_t group_score_topk,
-    double scaling_factor, int64_t num_sequences, bool with_sums) {
+Routed route(Tensor logits, std::optional<Tensor> expert_bias, int64_t topk, bool sigmoid,
+             bool pre_softmax, bool normalize_topk, int64_t num_groups, int64_t group_topk,
+             int64_t group_score_topk, double scaling_factor, int64_t num_sequences, bool with_sums,
+             bool with_row_map, int64_t align_size) {
   constexpr const char* kOp = "route";
   const Device device(kOp, "logits", logits);
   GG_REQUIRE(logits.dim() == 2, kOp, ": logits got ", logits.dim(),
@@ -84,6 +84,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> route(
     problem.score_sums = view(nullptr, dtype, {rows, E});
     problem.z_sums = view(nullptr, dtype, {rows});
   }
+  if (with_row_map) {
+    problem.row_id_map = view(nullptr, DType::kInt32, {columns, T});
+    problem.offsets = view(nullptr, DType::kInt32, {E});
+  }
+  problem.align_size = align_size;
   const bool checks = checks_logits();
   if (checks) problem.invalid_tokens = view(nullptr, DType::kInt32, {rows});
   const RoutePlan plan = plan_route(problem, device.target());
@@ -94,11 +99,15 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> route(
       with_sums ? allocate(logits, problem.score_sums) : empty_like_device(logits, {0, E}, dtype);
   Tensor z_sums =
       with_sums ? allocate(logits, problem.z_sums) : empty_like_device(logits, {0}, dtype);
+  Tensor row_id_map = with_row_map ? allocate(logits, problem.row_id_map)
+                                   : empty_like_device(logits, {0, T}, DType::kInt32);
+  Tensor offs = with_row_map ? allocate(logits, problem.offsets)
+                             : empty_like_device(logits, {0}, DType::kInt32);
   std::optional<Tensor> invalid_tokens;
   if (checks) invalid_tokens = allocate(logits, problem.invalid_tokens);
   run_on(device, logits, plan, problem);
   if (checks) refuse_invalid(*invalid_tokens, T);
-  return {probs, indices, tokens_per_expert, score_sums, z_sums};
+  return {probs, indices, tokens_per_expert, score_sums, z_sums, row_id_map, offs};
 }
 
 Tensor route_bwd(Tensor logits, Tensor indices, std::optional<Tensor> probs,

@@ -69,12 +69,18 @@ def raw_calls(device):
 def route_calls(device):
     logits, bias = torch.randn(9, 8).to(device), torch.randn(8).to(device)
     v3 = (3, True, False, True, 4, 2, 2, 2.5, 3, True)
-    probs, indices, _, score_sums, z_sums = RAW._route(logits, bias, *v3)
+    probs, indices, counts, score_sums, z_sums, row_id_map, offs = RAW._route(
+        logits, bias, *v3, True, 16
+    )
+    by_map = (torch.randn(9, 4).to(device), row_id_map, counts.sum(0, dtype=torch.int32), offs)
     grads = (torch.ones_like(probs), torch.ones_like(score_sums), torch.ones_like(z_sums))
     plain = (3, False, False, False, 1.0, 3)
     return {
         "_route": (logits, None, 2, False, True, False, 1, 1, 2, 1.0, 1, False),
         "_route sums groups bias": (logits.bfloat16(), bias, *v3),
+        "_route row map": (logits, bias, *v3, True, 16),
+        "_permute_by_map": (*by_map, None, None, 16),
+        "_permute_by_map probs scales": (*by_map, probs, torch.rand(9, 3).to(device), 16),
         "_route_bwd": (logits, indices, probs, *grads, 3, True, False, True, 2.5, 3),
         "_route_bwd only probs": (logits, indices, probs, grads[0], None, None, *plain),
         "_route_bwd only sums": (logits, indices, None, None, *grads[1:], *plain),

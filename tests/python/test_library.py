@@ -17,6 +17,7 @@ RAW_OPERATORS = {  # name -> the arguments that it writes
     "_gmm_wgrad_out": ["out"],
     "_permute": [],
     "_moe_permute": [],
+    "_permute_by_map": [],
     "_permute_probs_bwd": [],
     "_unpermute": [],
     "_unpermute_bwd": [],

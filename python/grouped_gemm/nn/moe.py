@@ -1,8 +1,9 @@
 """`MoE`: a Mixture-of-Experts layer composed of this library's operators.
 
-The life of a token: router.py chooses its experts, `moe_permute` copies it next to the other tokens
-of each of them, experts.py runs them all in two grouped products, `moe_unpermute` brings the
-results back and sums them by the router's weights. No step waits for a GPU.
+The life of a token: router.py chooses its experts and finds its row beside the other tokens of each
+of them, `moe_permute` copies it there, experts.py runs them all in two grouped products,
+`moe_unpermute` brings the results back and sums them by the router's weights. No step waits for a
+GPU.
 """
 
 import math
@@ -166,13 +167,12 @@ class MoE(nn.Module):
             tokens,
             num_sequences=max(math.prod(x.shape[:-2]), 1) if self.aux_loss_per_sequence else 1,
             return_sums=return_stats and has_losses,
+            return_row_map=True,
         )
         if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
             # now rather than in gmm: T rows instead of T*top_k, and narrower rows to move
             tokens = tokens.to(torch.get_autocast_dtype(x.device.type))
-        rows, row_id_map, tokens_per_expert, offs, *_ = moe_permute(
-            tokens, routing.indices, num_experts=self.num_experts
-        )
+        rows, row_id_map, tokens_per_expert, offs, *_ = moe_permute(tokens, routing.routed.row_map)
         rows = self.experts(rows, offs)
         y = moe_unpermute(rows, row_id_map, routing.probs).reshape(x.shape)
         if not return_stats:

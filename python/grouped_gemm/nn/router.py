@@ -90,7 +90,12 @@ class Router(nn.Module):
             self.tokens_since_update.zero_()
 
     def forward(
-        self, tokens: Tensor, *, num_sequences: int = 1, return_sums: bool = False
+        self,
+        tokens: Tensor,
+        *,
+        num_sequences: int = 1,
+        return_sums: bool = False,
+        return_row_map: bool = False,
     ) -> Routing:
         """tokens [T, h] to their experts; the keywords are `moe_route`'s."""
         dtype = torch.promote_types(tokens.dtype, torch.float32)
@@ -109,6 +114,7 @@ class Router(nn.Module):
             expert_bias=self.e_score_correction_bias if self.expert_bias else None,
             num_sequences=num_sequences,
             return_sums=return_sums,
+            return_row_map=return_row_map,
         )
         if self.expert_bias and self.training and torch.is_grad_enabled():
             self.tokens_since_update.add_(routed.tokens_per_expert)

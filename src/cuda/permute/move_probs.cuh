@@ -32,4 +32,27 @@ __global__ void __launch_bounds__(kRowThreads) move_probs(const MoveProbsArgs ar
       is_input ? static_cast<const Bits*>(args.input)[source] : Bits{0};
 }
 
+struct ScatterProbsArgs {
+  const void* input;  // [num_tokens, topK]
+  void* output;       // [num_outputs], zeros beforehand
+  const int* map;     // [topK, num_tokens]: which output, none outside [0, num_outputs)
+  FastDiv topk;
+  int64_t num_tokens;
+  uint32_t num_slots;
+  int64_t num_outputs;
+};
+
+// output[map[k, t]] = input[t, k]: where a map is given and its inverse is not.
+template <typename Bits>
+__global__ void __launch_bounds__(kRowThreads) scatter_probs_kernel(const ScatterProbsArgs args) {
+  ptx::let_next_kernel_start();
+  const uint32_t slot = blockIdx.x * kRowThreads + threadIdx.x;
+  if (slot >= args.num_slots) return;
+  const uint32_t token = args.topk.quotient(slot);
+  const uint32_t k = slot - token * args.topk.divisor;
+  const int row = args.map[k * args.num_tokens + token];
+  if (row < 0 || row >= args.num_outputs) return;
+  static_cast<Bits*>(args.output)[row] = static_cast<const Bits*>(args.input)[slot];
+}
+
 }  // namespace gg::cuda

@@ -24,9 +24,10 @@ __global__ void __launch_bounds__(kRowThreads) clear_pad_rows(const PadRowsArgs 
   ptx::wait_for_previous_kernel();
   const int expert = blockIdx.x / kPadBlocksPerGroup;
   const int part = blockIdx.x % kPadBlocksPerGroup;
-  const int64_t begin = expert > 0 ? args.offsets[expert - 1] : 0;
+  // A map that the caller gave may name anything.
+  const int64_t begin = expert > 0 ? max(args.offsets[expert - 1], 0) : 0;
   const int64_t end = min(static_cast<int64_t>(args.offsets[expert]), args.num_out);
-  const int64_t first = begin + args.tokens_per_expert[expert];
+  const int64_t first = begin + max(args.tokens_per_expert[expert], 0);
   for (int64_t row = first + part * kWarps + threadIdx.x / 32; row < end;
        row += kPadBlocksPerGroup * kWarps) {
     clear_row(args.rows + row * args.row_bytes, args.row_bytes, threadIdx.x % 32, 32);

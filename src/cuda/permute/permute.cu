@@ -17,8 +17,9 @@ constexpr const char* kOp = "permute";
 
 // Each token's row of `input` to its slots' rows of `output`, zeros to the others.
 void move_rows(const PermuteProblem& problem, const TensorView& input, const TensorView& output,
-               int vector_bytes, const int* num_kept, cudaStream_t stream) {
-  launch_permute_rows(kOp, problem.row_id_map, input, output, vector_bytes, num_kept, stream);
+               int vector_bytes, const int* num_kept, AfterPrevious after, cudaStream_t stream) {
+  launch_permute_rows(kOp, problem.row_id_map, input, output, vector_bytes, num_kept, stream,
+                      after);
   if (problem.align_size == 1 || output.num_elements() == 0) return;
   launch(kOp, &clear_pad_rows,
          {.num_blocks = problem.num_experts * kPadBlocksPerGroup,
@@ -34,7 +35,8 @@ void move_rows(const PermuteProblem& problem, const TensorView& input, const Ten
 
 // Probs are moved by the map's inverse: in scratch where the caller has no use for it.
 int64_t inverse_bytes(const PermuteProblem& problem) {
-  const bool needed = problem.probs.defined() && !problem.slot_of_row.defined();
+  const bool needed =
+      problem.probs.defined() && !problem.slot_of_row.defined() && !problem.map_is_given;
   return needed ? base::round_up(problem.output.size(0) * int64_t{sizeof(int)}, 16) : 0;
 }
 
@@ -44,23 +46,37 @@ void plan_permute(PermutePlan& plan, const PermuteProblem& problem, const Device
   require_supported_probs(kOp, problem.probs);
   select_row_map(plan, problem, limits);
   plan.vector_bytes = rows_vector_bytes(problem.input, problem.output);
+  if (problem.map_is_given) return;
   plan.workspace_bytes = inverse_bytes(problem) + row_map_workspace_bytes(plan, problem);
 }
 
 void permute(const PermutePlan& plan, const PermuteProblem& given, Workspace workspace,
              Stream stream) {
   PermuteProblem problem = given;
-  const int64_t used = inverse_bytes(problem);
-  if (used > 0) problem.slot_of_row = view(workspace.data, DType::kInt32, {problem.output.size(0)});
-  const Workspace rest{static_cast<char*>(workspace.data) + used, workspace.bytes - used};
-  const int* num_kept = launch_row_map(plan, problem, rest, to_cuda(stream));
-  move_rows(problem, problem.input, problem.output, plan.vector_bytes, num_kept, to_cuda(stream));
+  const int* num_kept = nullptr;
+  AfterPrevious after;
+  if (given.map_is_given) {
+    num_kept = static_cast<const int*>(given.offsets.data) + given.num_experts - 1;
+    after = {.waits_first = true, .dependent = plan.starts_early};
+  } else {
+    const int64_t used = inverse_bytes(problem);
+    if (used > 0) {
+      problem.slot_of_row = view(workspace.data, DType::kInt32, {problem.output.size(0)});
+    }
+    const Workspace rest{static_cast<char*>(workspace.data) + used, workspace.bytes - used};
+    num_kept = launch_row_map(plan, problem, rest, to_cuda(stream));
+  }
+  move_rows(problem, problem.input, problem.output, plan.vector_bytes, num_kept, after,
+            to_cuda(stream));
   if (problem.scales.defined()) {
     move_rows(problem, problem.scales, problem.permuted_scales,
-              rows_vector_bytes(problem.scales, problem.permuted_scales), num_kept,
+              rows_vector_bytes(problem.scales, problem.permuted_scales), num_kept, after,
               to_cuda(stream));
   }
-  if (problem.probs.defined()) {
+  if (!problem.probs.defined()) return;
+  if (given.map_is_given) {
+    scatter_probs(kOp, problem.probs, problem.row_id_map, problem.permuted_probs, to_cuda(stream));
+  } else {
     move_probs(kOp, problem.probs, problem.slot_of_row, problem.permuted_probs, to_cuda(stream));
   }
 }

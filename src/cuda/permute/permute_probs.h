@@ -1,4 +1,4 @@
-// The launch that moves probs; permute.cu calls it.
+// The launches that move probs; permute.cu calls it.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -11,5 +11,9 @@ namespace gg::cuda {
 // [topK, T], or [T] for topK = 1.
 void move_probs(const char* op, const TensorView& input, const TensorView& map,
                 const TensorView& output, cudaStream_t stream);
+
+// output[map[k, t]] = input[t, k], and 0 where the map [topK, T] names nothing.
+void scatter_probs(const char* op, const TensorView& input, const TensorView& map,
+                   const TensorView& output, cudaStream_t stream);
 
 }  // namespace gg::cuda

@@ -10,26 +10,27 @@ namespace gg::cuda {
 namespace {
 
 template <auto* kKernel>
-void launch_kernel(const char* op, const PermuteRowsArgs& args, RowShape shape,
+void launch_kernel(const char* op, const PermuteRowsArgs& args, RowShape shape, bool dependent,
                    cudaStream_t stream) {
   prefer_common_split<kKernel>(op);
   // A block at least, for rows of zeros where there are no tokens.
   const int64_t num_blocks = base::max(1, base::ceil_div(args.num_tokens, shape.rows_per_block()));
-  launch(op, kKernel, {.num_blocks = num_blocks, .num_threads = kRowThreads, .dependent = true},
-         stream, args, shape);
+  launch(op, kKernel,
+         {.num_blocks = num_blocks, .num_threads = kRowThreads, .dependent = dependent}, stream,
+         args, shape);
 }
 
-void launch_rows(const char* op, const PermuteRowsArgs& args, int vector_bytes,
+void launch_rows(const char* op, const PermuteRowsArgs& args, int vector_bytes, bool dependent,
                  cudaStream_t stream) {
   if (args.row_bytes == 0 || args.num_out == 0) return;
   const int64_t num_vectors = args.row_bytes / kVectorBytes;
   if (vector_bytes < kVectorBytes) {
     const RowShape shape = even_row_shape(base::max(1, args.row_bytes / kVectorBytes));
-    launch_kernel<&permute_unaligned_rows>(op, args, shape, stream);
+    launch_kernel<&permute_unaligned_rows>(op, args, shape, dependent, stream);
   } else if (num_vectors <= 4 * kRowThreads) {
-    launch_kernel<&permute_rows<1>>(op, args, row_shape(num_vectors), stream);
+    launch_kernel<&permute_rows<1>>(op, args, row_shape(num_vectors), dependent, stream);
   } else {
-    launch_kernel<&permute_rows<2>>(op, args, row_shape(num_vectors), stream);
+    launch_kernel<&permute_rows<2>>(op, args, row_shape(num_vectors), dependent, stream);
   }
 }
 
@@ -37,7 +38,7 @@ void launch_rows(const char* op, const PermuteRowsArgs& args, int vector_bytes,
 
 void launch_permute_rows(const char* op, const TensorView& map, const TensorView& input,
                          const TensorView& output, int vector_bytes, const int* num_kept,
-                         cudaStream_t stream) {
+                         cudaStream_t stream, AfterPrevious after) {
   const int64_t element_bytes = size_of(input.dtype);
   const int64_t row_bytes = input.size(1) * element_bytes;
   const int64_t input_pitch = input.stride(0) * element_bytes;
@@ -56,8 +57,9 @@ void launch_permute_rows(const char* op, const TensorView& map, const TensorView
                .num_tokens = num_tokens,
                .topk = topk,
                .num_out = output.size(0),
+               .waits_first = after.waits_first,
                .burst = Burst(in_one_piece ? row_bytes : 0, num_tokens)},
-              vector_bytes, stream);
+              vector_bytes, after.dependent, stream);
 }
 
 }  // namespace gg::cuda

@@ -20,12 +20,13 @@ struct PermuteRowsArgs {
   int64_t num_tokens;
   int topk;
   int64_t num_out;
+  bool waits_first;  // the kernel in front may write the input
   Burst burst;
 
   // Rows from num_kept on, shared out over all rows' threads of the grid.
   __device__ __forceinline__ void clear_empty_rows(RowShape shape) const {
     const int64_t stride = static_cast<int64_t>(gridDim.x) * shape.rows_per_block();
-    int64_t row = *num_kept + row_of_thread(shape, blockIdx.x, num_out);
+    int64_t row = max(*num_kept, 0) + row_of_thread(shape, blockIdx.x, num_out);
     for (; row < num_out; row += stride) {
       clear_row(output + row * row_bytes, row_bytes, threadIdx.x % shape.width, shape.width);
     }
@@ -50,6 +51,7 @@ __global__ void __launch_bounds__(kRowThreads, kUnroll == 1 ? 6 : 5)
       static_cast<int64_t>(blockIdx.x) * shape.rows_per_block() + threadIdx.x / shape.width;
   const int num_vectors = static_cast<int>(args.row_bytes / kVectorBytes);
   const uint64_t policy = ptx::evict_first_policy();
+  if (args.waits_first) ptx::wait_for_previous_kernel();
   ptx::let_next_kernel_start();
   if (token < args.num_tokens) {
     if (lane == 0) fetch_ahead(args, token);
@@ -61,7 +63,7 @@ __global__ void __launch_bounds__(kRowThreads, kUnroll == 1 ? 6 : 5)
         const int v = first + u * shape.width;
         if (v < num_vectors) values[u] = ptx::load_once(vector_at(source, v));
       }
-      // Only now: the input was complete before the row map began.
+      // Only now: the input was complete before the row map began, or the thread has waited.
       ptx::wait_for_previous_kernel();
       for (int k = 0; k < args.topk; k += kRowsAtOnce) {
         int rows[kRowsAtOnce];

@@ -68,7 +68,7 @@ struct FourSums<uint32_t> {
 // Sums the table of counts over all ranges and over the earlier ones. A warp takes two
 // columns of four bins, its lanes the ranges, and all loads are in flight together:
 // this is what the whole grid waits for.
-template <int kThreads, typename Count>
+template <int kThreads, typename Count, MapKind kKind>
 __device__ __forceinline__ void add_up_counts(const RowMapArgs& args, const SortMemory& memory,
                                               int bins) {
   using Sums = FourSums<Count>;
@@ -77,7 +77,9 @@ __device__ __forceinline__ void add_up_counts(const RowMapArgs& args, const Sort
   constexpr int kSteps = 2;  // of 32 lanes each
   constexpr int kStep = 32 * kRanges;
   const int columns = bins / 4;
-  const int num_ranges = gridDim.x;
+  constexpr bool kIsCounted = kKind == MapKind::kCounted;
+  const int num_ranges = kIsCounted ? args.num_ranges : gridDim.x;
+  const int this_range = static_cast<int>(blockIdx.x) * (kIsCounted ? args.ranges_per_block : 1);
   const int lane = threadIdx.x % 32;
   for (int column = threadIdx.x / 32; column < columns; column += 2 * kWarps) {
     int first_sums[8] = {};  // [all or earlier][bin]
@@ -99,8 +101,8 @@ __device__ __forceinline__ void add_up_counts(const RowMapArgs& args, const Sort
 #pragma unroll
       for (int s = 0; s < kSteps; ++s) {
         const int range = first + s * kStep;
-        first_column.add(loaded[0][s], range, num_ranges, blockIdx.x);
-        second_column.add(loaded[1][s], range, num_ranges, blockIdx.x);
+        first_column.add(loaded[0][s], range, num_ranges, this_range);
+        second_column.add(loaded[1][s], range, num_ranges, this_range);
       }
       first_column.add_to(first_sums);
       second_column.add_to(second_sums);
@@ -144,13 +146,13 @@ __device__ __forceinline__ int find_first_rows(const RowMapArgs& args, const Sor
   return carry;
 }
 
-template <int kItems>
+template <int kItems, MapKind kKind>
 __device__ __forceinline__ void place_tile(const RowMapArgs& args, const SortMemory& memory,
-                                           uint32_t tile, uint32_t dropped,
-                                           const uint32_t (&bins)[kItems]) {
+                                           uint32_t tile, const uint32_t (&bins)[kItems]) {
+  const uint32_t dropped = dropped_bin<kKind>(args);
   const int warp = threadIdx.x / 32;
   const uint32_t begin = tile + warp * 32 * kItems;
-  const uint32_t end = min(begin + 32 * kItems, args.num_slots);
+  const uint32_t end = min(begin + 32 * kItems, last_slot<kKind>(args));
   const uint16_t* before = memory.warp_counts + warp * memory.bins;
 #pragma unroll
   for (int i = 0; i < kItems; ++i) {
@@ -169,7 +171,8 @@ __global__ void __launch_bounds__(kThreads, 1024 / kThreads) place_slots(const R
   extern __shared__ uint4 dynamic[];
   const int stride = kKind == MapKind::kAnyIds ? kFastBinsForUnknownExperts : args.num_bins;
   const SortMemory memory(dynamic, stride, kThreads / 32, args.has_masks);
-  if constexpr (kKind == MapKind::kOneBlock) ptx::wait_for_previous_kernel();
+  constexpr bool kWaitsFirst = kKind == MapKind::kOneBlock || kKind == MapKind::kCounted;
+  if constexpr (kWaitsFirst) ptx::wait_for_previous_kernel();  // which may write the ids
   ptx::let_next_kernel_start();
 
   uint32_t tile = args.first_slot();
@@ -177,7 +180,7 @@ __global__ void __launch_bounds__(kThreads, 1024 / kThreads) place_slots(const R
   rank_tile<kThreads, kItems, kKind>(args, memory, tile, bins);
 
   int num_bins = stride;
-  if constexpr (kKind != MapKind::kOneBlock) ptx::wait_for_previous_kernel();
+  if constexpr (!kWaitsFirst) ptx::wait_for_previous_kernel();
   if constexpr (kKind == MapKind::kAnyIds) {
     const int num_used = find_bins_used(args);
     if (num_used > kFastBinsForUnknownExperts) {
@@ -187,7 +190,7 @@ __global__ void __launch_bounds__(kThreads, 1024 / kThreads) place_slots(const R
     num_bins = padded_bins(num_used);
   }
   if constexpr (kKind != MapKind::kOneBlock) {
-    add_up_counts<kThreads, Count>(args, memory, num_bins);
+    add_up_counts<kThreads, Count, kKind>(args, memory, num_bins);
   }
   __syncthreads();
   const int num_kept = find_first_rows<kThreads, kKind>(args, memory, num_bins);
@@ -195,7 +198,7 @@ __global__ void __launch_bounds__(kThreads, 1024 / kThreads) place_slots(const R
 
   const uint32_t end = args.end_slot();
   while (true) {
-    place_tile<kItems>(args, memory, tile, dropped_bin<kKind>(args), bins);
+    place_tile<kItems, kKind>(args, memory, tile, bins);
     tile += kThreads * kItems;
     if (kKind == MapKind::kOneBlock || tile >= end) break;
     __syncthreads();  // the tile's counts and rows have been read

@@ -10,6 +10,7 @@ namespace gg::cuda {
 enum class MapKind {
   kOneBlock,  // one launch: this block's counts are all there are
   kExperts,   // after count_slots; E is known
+  kCounted,   // the same after the kernel that chose the experts and counted them
   kAnyIds,    // after count_slots; E is unknown, and ids may be too large for this sort
 };
 
@@ -103,6 +104,12 @@ __device__ __forceinline__ uint32_t dropped_bin(const RowMapArgs& args) {
   return kKind == MapKind::kAnyIds ? kFastBinsForUnknownExperts : args.num_experts;
 }
 
+// Where a block's slots end: ranges of an earlier kernel may end within a tile.
+template <MapKind kKind>
+__device__ __forceinline__ uint32_t last_slot(const RowMapArgs& args) {
+  return kKind == MapKind::kCounted ? args.end_slot() : args.num_slots;
+}
+
 // Bins and ranks of a tile. All threads meet inside; afterwards each knows its own
 // warp's part only.
 template <int kThreads, int kItems, MapKind kKind>
@@ -110,7 +117,8 @@ __device__ __forceinline__ void rank_tile(const RowMapArgs& args, const SortMemo
                                           uint32_t tile, uint32_t (&bins)[kItems]) {
   const int warp = threadIdx.x / 32;
   int64_t ids[kItems];
-  load_ids<kItems>(args, tile + warp * 32 * kItems + threadIdx.x % 32, 32, args.num_slots, ids);
+  load_ids<kItems>(args, tile + warp * 32 * kItems + threadIdx.x % 32, 32, last_slot<kKind>(args),
+                   ids);
   memory.clear(kThreads);
   const uint32_t dropped = dropped_bin<kKind>(args);
 #pragma unroll

@@ -16,7 +16,13 @@ namespace {
 constexpr const char* kOp = "permute";
 
 // Sums of four ranges' counts fit into 16 bits, and half the bytes are exchanged.
-bool has_short_counts(const PermutePlan& plan) { return plan.slots_per_block <= kMaxShortCount; }
+bool has_short_counts(const PermutePlan& plan) {
+  return plan.counted_ranges > 0 || plan.slots_per_block <= kMaxShortCount;
+}
+
+int num_ranges(const PermutePlan& plan) {
+  return plan.counted_ranges > 0 ? plan.counted_ranges : plan.num_map_blocks;
+}
 
 struct Scratch {
   int* num_kept;
@@ -31,13 +37,13 @@ Scratch lay_out(const PermutePlan& plan, const PermuteProblem& problem, void* me
   Scratch scratch{};
   scratch.num_kept = static_cast<int*>(memory);
   scratch.bytes = 16;
-  if (plan.map_launches == 1) return scratch;
+  if (plan.map_launches == 1 && plan.counted_ranges == 0) return scratch;
   if (problem.num_experts == 0) {
     scratch.facts = reinterpret_cast<BlockFacts*>(base_address + scratch.bytes);
     scratch.bytes += base::round_up(plan.num_map_blocks * int64_t{sizeof(BlockFacts)}, 16);
   }
   scratch.counts = base_address + scratch.bytes;
-  scratch.count_pitch = base::round_up(plan.num_map_blocks, 2);  // whole vectors of 16 bytes
+  scratch.count_pitch = base::round_up(num_ranges(plan), 2);  // whole vectors of 16 bytes
   scratch.bytes +=
       base::round_up(plan.num_bins, 4) * scratch.count_pitch * (has_short_counts(plan) ? 2 : 4);
   return scratch;
@@ -116,6 +122,8 @@ RowMapArgs arguments(const PermutePlan& plan, const PermuteProblem& problem,
           .num_experts = static_cast<int>(problem.num_experts),
           .num_bins = static_cast<int>(plan.num_bins),
           .count_pitch = static_cast<int>(scratch.count_pitch),
+          .num_ranges = num_ranges(plan),
+          .ranges_per_block = plan.ranges_per_block,
           .slots_per_block = static_cast<uint32_t>(plan.slots_per_block),
           .num_out = static_cast<int>(problem.output.size(0)),
           .align_size = static_cast<int>(problem.align_size),
@@ -130,7 +138,9 @@ RowMapArgs arguments(const PermutePlan& plan, const PermuteProblem& problem,
 }
 
 void launch_map(const RowMapArgs& args, const PermutePlan& plan, cudaStream_t stream) {
-  if (plan.map_launches == 1) {
+  if (plan.counted_ranges > 0) {
+    launch_place_of<uint16_t, MapKind::kCounted>(args, plan, stream);
+  } else if (plan.map_launches == 1) {
     launch_place<kOneBlockThreads, kOneBlockItems, uint16_t, MapKind::kOneBlock>(args, plan,
                                                                                  stream);
   } else if (has_short_counts(plan)) {
@@ -175,6 +185,15 @@ void launch_with_capacity(const RowMapArgs& final, const PermutePlan& plan,
 int64_t row_map_workspace_bytes(const PermutePlan& plan, const PermuteProblem& problem) {
   return base::round_up(lay_out(plan, problem, nullptr).bytes, 16) +
          num_capacity_ints(problem) * int64_t{sizeof(int)};
+}
+
+SlotCounts counts_to_take(const PermutePlan& plan, const PermuteProblem& problem,
+                          Workspace workspace) {
+  if (plan.counted_ranges == 0) return {};
+  const Scratch scratch = lay_out(plan, problem, workspace.data);
+  return {.counts = static_cast<uint16_t*>(scratch.counts),
+          .pitch = static_cast<int>(scratch.count_pitch),
+          .num_bins = static_cast<int>(plan.num_bins)};
 }
 
 const int* launch_row_map(const PermutePlan& plan, const PermuteProblem& problem,

@@ -5,13 +5,15 @@
 //   place_slots   ranks its slots among equals while the above still runs, adds
 //                 up the counts of the other ranges, hands out rows   (place_slots.cuh)
 //
-// Few slots need place_slots alone, as one block. Where experts have a capacity, one
+// Few slots need place_slots alone, as one block; and so do slots that the kernel which
+// chose their experts has counted (routing/route.cu). Where experts have a capacity, one
 // more launch drops what is beyond it (capacity.cuh). More experts than a table of
 // counts for each warp has room for, and ids of 4096 and more where E is
 // unknown, are sorted slowly and rightly (place_any_slots.cuh).
 #pragma once
 
 #include "cuda/common/number.cuh"
+#include "cuda/common/slot_counts.cuh"
 #include "cuda/permute/fast_div.h"
 #include "cuda/permute/row_map_policy.h"
 
@@ -32,6 +34,8 @@ struct RowMapArgs {
   int num_experts;  // 0: unknown
   int num_bins;
   int count_pitch;  // ranges in a column of `counts`, an even number
+  int num_ranges;   // counted; as many as blocks, or ranges_per_block of them in each
+  int ranges_per_block;
   uint32_t slots_per_block;
   int num_out;
   int align_size;          // a group's rows are padded to a multiple
@@ -60,11 +64,9 @@ struct RowMapArgs {
     row_id_map[static_cast<int64_t>(k) * num_tokens + token] = kept ? static_cast<int>(row) : -1;
     if (kept && slot_of_row != nullptr) slot_of_row[row] = static_cast<int>(slot);
   }
-  // Four neighbouring bins are a column; the counts of all ranges stand side by side.
   template <typename Count>
   __device__ __forceinline__ Count& count_of(int range, int bin) const {
-    const int64_t vector = static_cast<int64_t>(bin / 4) * count_pitch + range;
-    return static_cast<Count*>(counts)[4 * vector + bin % 4];
+    return static_cast<Count*>(counts)[slot_count_index(range, bin, count_pitch)];
   }
   // 16 bytes of a column: of one range, or of two if counts have 16 bits.
   template <typename Count>

@@ -44,6 +44,8 @@ bool starts_early(const PermuteProblem& problem) {
 }  // namespace
 
 void select_row_map(PermutePlan& plan, const PermuteProblem& problem, const DeviceLimits& limits) {
+  plan.starts_early = starts_early(problem);
+  if (problem.map_is_given) return;
   const int64_t num_slots = problem.indices.num_elements();
   const int64_t experts = problem.num_experts;
   const int64_t shared_bytes = limits.shared_bytes_per_block - kOtherSharedBytes;
@@ -59,7 +61,6 @@ void select_row_map(PermutePlan& plan, const PermuteProblem& problem, const Devi
   const auto bytes = [&](int num_threads, bool has_masks) {
     return fast_sort_bytes(bins, num_threads, has_masks);
   };
-  plan.starts_early = starts_early(problem);
   const int64_t one_block_bytes = base::min(shared_bytes, kOneBlockSharedBytes);
   if (experts > 0 && num_slots <= kOneBlockSlots &&
       bytes(kOneBlockThreads, false) <= one_block_bytes) {
@@ -82,6 +83,21 @@ void select_row_map(PermutePlan& plan, const PermuteProblem& problem, const Devi
       static_cast<int>(base::max(1, base::ceil_div(num_slots, plan.slots_per_block)));
   // Where E is unknown the last bin takes every larger id.
   plan.num_bins = experts == 0 ? kMaxCountedId + 1 : fast ? bins : experts;
+}
+
+bool can_take_counts(const PermutePlan& plan, int64_t slots_per_range) {
+  return plan.map_launches == 2 && plan.map_items > 0 && slots_per_range <= kMaxShortCount;
+}
+
+void take_counts(PermutePlan& plan, int num_ranges, int64_t slots_per_range) {
+  // A range that is a little longer than a tile would cost a second one.
+  while (plan.map_items < 16 && kMapThreads * plan.map_items < slots_per_range) plan.map_items *= 2;
+  const int64_t tile = kMapThreads * plan.map_items;
+  plan.map_launches = 1;
+  plan.counted_ranges = num_ranges;
+  plan.ranges_per_block = static_cast<int>(base::max(1, tile / slots_per_range));
+  plan.slots_per_block = plan.ranges_per_block * slots_per_range;
+  plan.num_map_blocks = static_cast<int>(base::ceil_div(num_ranges, plan.ranges_per_block));
 }
 
 }  // namespace gg::cuda

@@ -39,4 +39,11 @@ constexpr int64_t fast_sort_bytes(int64_t bins, int num_threads, bool has_masks)
 // Fills the plan's fields about the map; throws Error for too many experts.
 void select_row_map(PermutePlan& plan, const PermuteProblem& problem, const DeviceLimits& limits);
 
+// Whether a map of this plan gains from slots that the kernel in front has counted: it
+// would count them in a launch of its own, for a sort that exchanges 16-bit counts.
+bool can_take_counts(const PermutePlan& plan, int64_t slots_per_range);
+
+// Leaves out that launch: `num_ranges` ranges of so many consecutive slots are counted.
+void take_counts(PermutePlan& plan, int num_ranges, int64_t slots_per_range);
+
 }  // namespace gg::cuda

@@ -1,8 +1,22 @@
-// route on CUDA: plan and launch. Kernels: route.cuh, route_totals.cuh.
+// route on CUDA: plan and launches. Kernels: route.cuh, route_totals.cuh, and the row
+// map's (permute/row_map.cuh). Start at route() at the end. Launches:
+//
+//   no row map                    route, totals
+//   row map                       route, map
+//   row map of few slots          route, map (one block, which counts)
+//   row map with sums, sequences  route, totals, map as permute makes it (1 or 2)
+//
+// NOTE: never one launch. That needs either a block that knows it is the last, and so a
+// counter that somebody has cleared (a launch again) or that outlives the call (state that
+// two streams share), or one block for all tokens, which beyond some 16 tokens takes
+// longer than the launch: with programmatic dependent launch the map's blocks
+// are already there when the routing ends.
 #include "cuda/routing/route.cuh"
 
 #include "cuda/common/dependent_launch.h"
 #include "cuda/door.h"
+#include "cuda/permute/row_map.h"
+#include "cuda/permute/row_map_policy.h"
 #include "cuda/routing/route_totals.cuh"
 #include "cuda/routing/row_shapes.h"
 
@@ -59,40 +73,95 @@ void launch_totals(const RouteProblem& p, const RouteArgs& args, int num_pieces,
          stream, totals);
 }
 
+// How the map is made, and whether of this kernel's counts: then a block takes
+// neighbouring tokens, and there are only as many blocks as run at once, since every
+// block of the map reads the counts of all.
+void plan_map(RoutePlan& plan, const RouteProblem& p, const DeviceLimits& limits,
+              int tokens_per_block, int64_t max_blocks) {
+  plan.map.path = plan.path;
+  select_row_map(plan.map, row_map_problem(p), limits);
+  const int64_t T = p.logits.size(0);
+  const int64_t tokens = base::round_up(base::ceil_div(T, max_blocks), tokens_per_block);
+  const int64_t slots = tokens * p.options.topk;
+  if (plan.adds_totals || !can_take_counts(plan.map, slots)) return;
+  plan.tokens_per_piece = tokens;
+  plan.pieces_per_sequence = static_cast<int>(base::ceil_div(T, tokens));
+  take_counts(plan.map, plan.pieces_per_sequence, slots);
+}
+
+// The workspace: the blocks' counts and sums, the counts that a map of several
+// sequences or beside sums begins with, the map's own.
+struct Scratch {
+  int* counts = nullptr;
+  float* sums = nullptr;
+  PermuteProblem map{};
+  Workspace map_workspace{};
+  int64_t bytes = 0;
+};
+
+Scratch lay_out(const RoutePlan& plan, const RouteProblem& p, void* memory) {
+  char* const start = static_cast<char*>(memory);
+  const int64_t E = p.logits.size(1);
+  Scratch scratch;
+  if (plan.adds_totals) {
+    const int64_t num_counts = p.num_sequences * plan.pieces_per_sequence * (E + 1);
+    scratch.counts = static_cast<int*>(memory);
+    scratch.sums = p.score_sums.defined() ? static_cast<float*>(memory) + num_counts : nullptr;
+    scratch.bytes = num_counts * (p.score_sums.defined() ? 2 : 1) * 4;
+  }
+  if (!p.row_id_map.defined()) return scratch;
+  scratch.map = row_map_problem(p);
+  scratch.bytes = base::round_up(scratch.bytes, 16);
+  if (plan.adds_totals) {
+    scratch.map.tokens_per_expert.data = start + scratch.bytes;
+    scratch.bytes += base::round_up(E * int64_t{sizeof(int)}, 16);
+  }
+  const int64_t map_bytes = row_map_workspace_bytes(plan.map, scratch.map);
+  scratch.map_workspace = {start + scratch.bytes, map_bytes};
+  scratch.bytes += map_bytes;
+  return scratch;
+}
+
 }  // namespace
 
-void plan_route(RoutePlan& plan, const RouteProblem& p) {
-  const int64_t E = p.logits.size(1);
+void plan_route(RoutePlan& plan, const RouteProblem& p, const DeviceLimits& limits) {
   const int64_t length = p.logits.size(0) / p.num_sequences;
-  with_row_shape(E, [&](auto shape) {
+  int tokens_per_block = 0;
+  int64_t blocks_at_once = 0;
+  with_row_shape(p.logits.size(1), [&](auto shape) {
     plan.lanes_per_token = decltype(shape)::kLanes;
     plan.values_per_lane = decltype(shape)::kValues;
     constexpr int kThreads = kRouteWarps<decltype(shape)::kValues> * 32;
-    plan.pieces_per_sequence =
-        route_pieces(length, p.num_sequences, kThreads / decltype(shape)::kLanes, kMaxBlocks);
+    tokens_per_block = kThreads / decltype(shape)::kLanes;
+    blocks_at_once = kMaxBlocks / 2 * kRouteBlocksPerSm<decltype(shape)::kValues>;
+    plan.pieces_per_sequence = route_pieces(length, p.num_sequences, tokens_per_block, kMaxBlocks);
   });
-  const int64_t arrays = p.score_sums.defined() ? 2 : 1;
-  plan.workspace_bytes = p.num_sequences * plan.pieces_per_sequence * (E + 1) * arrays * 4;
+  plan.adds_totals = !p.row_id_map.defined() || p.num_sequences > 1 || p.score_sums.defined() ||
+                     p.invalid_tokens.defined();
+  if (p.row_id_map.defined()) plan_map(plan, p, limits, tokens_per_block, blocks_at_once);
+  plan.workspace_bytes = lay_out(plan, p, nullptr).bytes;
 }
 
 void route(const RoutePlan& plan, const RouteProblem& p, Workspace workspace, Stream stream) {
   const int64_t E = p.logits.size(1);
   const int64_t num_blocks = p.num_sequences * plan.pieces_per_sequence;
-  RouteArgs args{.logits = p.logits.data,
-                 .expert_bias = static_cast<const float*>(p.expert_bias.data),
-                 .probs = static_cast<float*>(p.probs.data),
-                 .indices = static_cast<int*>(p.indices.data),
-                 .num_experts = static_cast<int>(E),
-                 .pieces = {.tokens_per_sequence = p.logits.size(0) / p.num_sequences,
-                            .pieces_per_sequence = plan.pieces_per_sequence},
-                 .rule = make_rule(p.options),
-                 .groups = make_groups(p.options, E),
-                 .has_sums = p.score_sums.defined(),
-                 .counts_invalid = p.invalid_tokens.defined(),
-                 .reads_chunks = false,
-                 .counts = static_cast<int*>(workspace.data),
-                 .sums = nullptr};
-  if (args.has_sums) args.sums = reinterpret_cast<float*>(args.counts + num_blocks * (E + 1));
+  const Scratch scratch = lay_out(plan, p, workspace.data);
+  const RouteArgs args{.logits = p.logits.data,
+                       .expert_bias = static_cast<const float*>(p.expert_bias.data),
+                       .probs = static_cast<float*>(p.probs.data),
+                       .indices = static_cast<int*>(p.indices.data),
+                       .num_experts = static_cast<int>(E),
+                       .pieces = {.tokens_per_sequence = p.logits.size(0) / p.num_sequences,
+                                  .pieces_per_sequence = plan.pieces_per_sequence,
+                                  .tokens_per_piece = plan.tokens_per_piece},
+                       .rule = make_rule(p.options),
+                       .groups = make_groups(p.options, E),
+                       .has_sums = p.score_sums.defined(),
+                       .counts_invalid = p.invalid_tokens.defined(),
+                       .reads_chunks = false,
+                       .counts = scratch.counts,
+                       .sums = scratch.sums,
+                       .slot_counts = counts_to_take(plan.map, scratch.map, scratch.map_workspace)};
   if (num_blocks > 0) {
     with_row_type(kOp, p.logits.dtype, [&](auto tag) {
       with_row_shape(E, [&](auto shape) {
@@ -101,7 +170,10 @@ void route(const RoutePlan& plan, const RouteProblem& p, Workspace workspace, St
       });
     });
   }
-  launch_totals(p, args, plan.pieces_per_sequence, to_cuda(stream));
+  if (plan.adds_totals) launch_totals(p, args, plan.pieces_per_sequence, to_cuda(stream));
+  if (p.row_id_map.defined()) {
+    launch_row_map(plan.map, scratch.map, scratch.map_workspace, to_cuda(stream));
+  }
 }
 
 }  // namespace gg::cuda

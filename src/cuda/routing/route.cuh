@@ -2,12 +2,13 @@
 // logits in registers; its topK experts are taken one by one (route_topk.cuh).
 // Counts are integers in shared memory; a block's counts and sums go to the
 // workspace, and a second small kernel (route_totals.cuh) adds the blocks in
-// order: no memory needs to be zeroed and results repeat bit for bit. Launched by
-// route.cu.
+// order: no memory needs to be zeroed and results repeat bit for bit. Where a row map
+// is wanted and no sums, its kernel adds up the counts instead. Launched by route.cu.
 #pragma once
 
 #include "base/math.h"
 #include "cuda/common/dependent_launch.cuh"
+#include "cuda/common/slot_counts.cuh"
 #include "cuda/routing/route_row.cuh"
 #include "cuda/routing/route_topk.cuh"
 
@@ -34,9 +35,11 @@ struct RouteArgs {
   RouteGroups groups;
   bool has_sums;
   bool counts_invalid;
-  bool reads_chunks;  // of logits: 16 bytes, or all of a lane's values
-  int* counts;        // scratch [S * pieces_per_sequence, E + 1]: of experts, then invalid tokens
-  float* sums;        // scratch, likewise: of normalized scores, then of logsumexp^2
+  bool reads_chunks;       // of logits: 16 bytes, or all of a lane's values
+  int* counts;             // scratch [S * pieces_per_sequence, E + 1]: of experts, then invalid
+                           // tokens; null where nobody adds them up
+  float* sums;             // scratch, likewise: of normalized scores, then of logsumexp^2
+  SlotCounts slot_counts;  // scratch where the row map takes the blocks' counts over
 };
 
 // A token's row of shared memory: a group's keys lie one word further apart than
@@ -184,6 +187,17 @@ struct RouteTask {
     }
   }
 
+  // The block's counts to the row map's table; by all threads.
+  __device__ __forceinline__ void store_slot_counts() {
+    const SlotCounts& table = args.slot_counts;
+    const int range = static_cast<int>(blockIdx.x);
+    __syncthreads();  // all tokens are counted
+    for (int bin = threadIdx.x; bin < table.num_bins; bin += kThreads) {
+      table.counts[slot_count_index(range, bin, table.pitch)] =
+          bin < args.num_experts ? static_cast<uint16_t>(counts[bin]) : uint16_t{0};
+    }
+  }
+
   // The block's counts and sums to the workspace; by all threads.
   __device__ __forceinline__ void store_totals() {
     const int num_columns = args.num_experts + 1;
@@ -230,7 +244,8 @@ __global__ void __launch_bounds__(kRouteWarps<kValues> * 32, kRouteBlocksPerSm<k
             reinterpret_cast<uint32_t*>(counts + args.num_experts + 1)};
   args.pieces.for_tokens<kLanes, kRouteWarps<kValues>>(
       [&](int64_t t, bool is_token) { task.route(t, is_token); });
-  task.store_totals();
+  if (args.counts != nullptr) task.store_totals();
+  if (args.slot_counts.counts != nullptr) task.store_slot_counts();
 }
 
 }  // namespace gg::cuda

@@ -194,23 +194,30 @@ __device__ __forceinline__ void choose_weights(const RouteRule& rule,
   for (int s = 0; s < kSlots; ++s) weights[s] *= scale;
 }
 
-// Tokens of a sequence that one block takes: every pieces_per_sequence-th group
-// of kWarps * kRowsPerWarp neighbours, the same on every GPU.
+// Tokens of a sequence that one block takes, the same on every GPU: every
+// pieces_per_sequence-th group of kWarps * kRowsPerWarp neighbours; or, where a row
+// map takes the block's counts over, as many such groups as make tokens_per_piece
+// neighbours.
 struct RoutePieces {
   int64_t tokens_per_sequence;
   int pieces_per_sequence;
+  int64_t tokens_per_piece = 0;
 
   // visit(token, is_token) by whole warps; false: this lane's row is past the end.
   template <int kLanes, int kWarps, typename Visit>
   __device__ __forceinline__ void for_tokens(const Visit& visit) const {
     constexpr int kRowsPerWarp = Lanes<kLanes>::kRowsPerWarp;
     const int64_t start = static_cast<int64_t>(sequence()) * tokens_per_sequence;
-    const int64_t step = int64_t{pieces_per_sequence} * kWarps * kRowsPerWarp;
-    const int piece = blockIdx.x % pieces_per_sequence;
-    int64_t first = (int64_t{piece} * kWarps + threadIdx.x / 32) * kRowsPerWarp;
-    for (; first < tokens_per_sequence; first += step) {
+    constexpr int kGroup = kWarps * kRowsPerWarp;
+    const bool are_neighbours = tokens_per_piece > 0;
+    const int64_t piece = blockIdx.x % pieces_per_sequence;
+    const int64_t begin = piece * (are_neighbours ? tokens_per_piece : kGroup);
+    const int64_t end =
+        are_neighbours ? min(begin + tokens_per_piece, tokens_per_sequence) : tokens_per_sequence;
+    const int64_t step = are_neighbours ? kGroup : int64_t{pieces_per_sequence} * kGroup;
+    for (int64_t first = begin + threadIdx.x / 32 * kRowsPerWarp; first < end; first += step) {
       const int64_t t = first + threadIdx.x % 32 / kLanes;
-      visit(start + t, t < tokens_per_sequence);
+      visit(start + t, t < end);
     }
   }
 

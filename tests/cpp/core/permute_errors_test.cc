@@ -144,6 +144,22 @@ TEST(PermuteRefuses, PaddingOrACapacityWithoutGroups) {
   }
 }
 
+TEST(PermuteRefuses, AGivenMapWithoutGroupsOrBesideACapacity) {
+  PermuteProblem right = right_permute();
+  right.slot_of_row = TensorView{};
+  right.map_is_given = true;
+  EXPECT_NO_THROW(plan_permute(right, Target::cpu()));
+  PermuteProblem problem = right;
+  problem.tokens_per_expert = problem.offsets = TensorView{};
+  EXPECT_TRUE(refuses([&] { plan_permute(problem, Target::cpu()); },
+                      {"permute: row_id_map got given without groups", "num_experts"}));
+  problem = right;
+  problem.capacity = 2;
+  EXPECT_TRUE(refuses([&] { plan_permute(problem, Target::cpu()); }, {"capacity got 2 beside"}));
+  expect_refused(right, &PermuteProblem::slot_of_row, i32({8}), {"slot_of_row", "beside a given"});
+  expect_refused(right, &PermuteProblem::row_id_map, i32({2, 5}), {"row_id_map got shape [2, 5]"});
+}
+
 TEST(PermuteRefuses, ProbsOrScalesThatDoNotFit) {
   PermuteProblem problem = right_permute();
   problem.drop_policy = DropPolicy::kProbs;

@@ -25,7 +25,10 @@ RouteProblem right_route() {
           .tokens_per_expert = i32({2, 8}),
           .score_sums = f32({2, 8}),
           .z_sums = f32({2}),
-          .invalid_tokens = i32({2})};
+          .invalid_tokens = i32({2}),
+          .row_id_map = i32({2, 6}),
+          .offsets = i32({8}),
+          .align_size = 16};
 }
 
 RouteBwdProblem right_route_bwd() {
@@ -92,6 +95,22 @@ TEST(RouteRefuses, WrongOptions) {
   expect_refused({.topk = 2, .num_groups = 4, .group_topk = 5}, {"group_topk got 5"});
   expect_refused({.topk = 3, .num_groups = 4}, {"topk got 3", "at most the 2 experts"});
   expect_refused({.topk = 2, .group_score_topk = 0}, {"group_score_topk got 0"});
+}
+
+TEST(RouteRefuses, WrongRowMaps) {
+  expect_refused(right_route(), &RouteProblem::offsets, TensorView{}, {"offsets got none", "both"});
+  expect_refused(right_route(), &RouteProblem::offsets, i32({9}), {"offsets got shape [9]", "[8]"});
+  expect_refused(right_route(), &RouteProblem::row_id_map, i32({6, 2}),
+                 {"row_id_map got shape [6, 2]", "[2, 6]"});
+  expect_refused(right_route(), &RouteProblem::row_id_map, f32({2, 6}), {"row_id_map", "float32"});
+  for (int64_t align : {int64_t{0}, int64_t{-1}, int64_t{INT32_MAX}, int64_t{1} << 40}) {
+    RouteProblem problem = right_route();
+    problem.align_size = align;
+    EXPECT_TRUE(refuses([&] { plan_route(problem, Target::cpu()); }, {"route: align_size got "}));
+  }
+  RouteProblem problem = right_route();
+  problem.row_id_map = problem.offsets = TensorView{};
+  EXPECT_TRUE(refuses([&] { plan_route(problem, Target::cpu()); }, {"align_size got 16 without"}));
 }
 
 TEST(RouteRefuses, SequencesThatDoNotDivideTheTokens) {

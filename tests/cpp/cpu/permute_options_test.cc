@@ -14,6 +14,11 @@ void expect_right_on_both_paths(PermuteCase&& permute) {
     permute.poison();
     run_on_cpu(permute.problem(), path);
     permute.expect_right();
+    for (Tensor* tensor : {&permute.output, &permute.permuted_probs, &permute.permuted_scales}) {
+      tensor->poison();
+    }
+    run_on_cpu(PermuteCase::by_its_map(permute.problem()), path);
+    permute.expect_right();
   }
 }
 

@@ -3,7 +3,7 @@
 
 #include <limits>
 
-#include "support/route_case.h"
+#include "support/row_map_case.h"
 #include "support/run.h"
 
 namespace gg::test {
@@ -99,6 +99,26 @@ TEST(Route, NeedsNoSumsAndNoCountOfInvalidTokens) {
   RouteProblem problem = route.problem();
   problem.score_sums = problem.z_sums = problem.invalid_tokens = TensorView{};
   EXPECT_NO_THROW(run_on_cpu(problem, Path::kParallel));
+}
+
+TEST(RouteMap, IsThatOfASortByExpert) {
+  for (const auto& [T, E, topk] : kRouteMapShapes) {
+    for (int64_t align : {1, 16}) {
+      for (Path path : kCpuPaths) {
+        SCOPED_TRACE(testing::Message() << T << " x " << E << " topk " << topk << " align " << align
+                                        << " " << to_string(path));
+        const int64_t sequences = T % 3 == 0 ? 3 : 1;
+        const RouteCase route(T, E, {.topk = topk}, DType::kFloat32, sequences);
+        const RowMapCase map(route, align);
+        RouteProblem problem = route.problem();
+        problem.row_id_map = map.row_id_map.view();
+        problem.offsets = map.offsets.view();
+        problem.align_size = align;
+        run_on_cpu(problem, path);
+        map.expect_right(route);
+      }
+    }
+  }
 }
 
 TEST(RouteLogits, OfNanCountTheirTokensAndStayInRange) {

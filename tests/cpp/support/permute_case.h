@@ -97,6 +97,16 @@ struct PermuteCase {
     return problem;
   }
 
+  // The same rows by the map and the groups' sizes and ends that a run has left.
+  static PermuteProblem by_its_map(PermuteProblem problem) {
+    problem.indices.data = nullptr;
+    problem.slot_of_row = TensorView{};
+    problem.capacity = kNoCapacity;
+    problem.drop_policy = DropPolicy::kPosition;
+    problem.map_is_given = true;
+    return problem;
+  }
+
   void poison() {
     for (Tensor* tensor : {&output, &row_id_map, &tokens_per_expert, &offsets, &slot_of_row,
                            &permuted_probs, &permuted_scales}) {

@@ -95,6 +95,75 @@ TEST_P(RoutePlans, AddSumsInTheSameOrderOnEveryGpu) {
   }
 }
 
+// Of topk experts each, with the row map.
+RouteProblem mapped_route_problem(int64_t num_tokens, int64_t num_experts, int topk) {
+  RouteProblem problem = route_problem(num_tokens, num_experts);
+  problem.options.topk = topk;
+  problem.probs = view(nullptr, DType::kFloat32, {num_tokens, topk});
+  problem.indices = view(nullptr, DType::kInt32, {num_tokens, topk});
+  problem.row_id_map = view(nullptr, DType::kInt32, {topk, num_tokens});
+  problem.offsets = view(nullptr, DType::kInt32, {num_experts});
+  return problem;
+}
+
+TEST_P(RoutePlans, MakeARowMapInOneMoreLaunch) {
+  for (int64_t num_tokens : {0, 1, 512, 513, 4097, 16384, 65536, 500000}) {
+    for (int64_t num_experts : {8, 128, 1024}) {
+      for (int topk : {1, 6, 8}) {
+        const RouteProblem problem = mapped_route_problem(num_tokens, num_experts, topk);
+        const RoutePlan plan = plan_route(problem, GetParam().target());
+        SCOPED_TRACE(to_string(plan));
+        EXPECT_FALSE(plan.adds_totals);
+        EXPECT_EQ(plan.map.map_launches, 1);
+        EXPECT_LE(plan.pieces_per_sequence, 256);
+        if (num_tokens * topk <= 4096) {
+          EXPECT_EQ(plan.map.num_map_blocks, 1);
+          EXPECT_EQ(plan.tokens_per_piece, 0);
+          EXPECT_EQ(plan.pieces_per_sequence,
+                    plan_route(route_problem(num_tokens, num_experts), GetParam().target())
+                        .pieces_per_sequence);
+          continue;
+        }
+        // Every token is in one range, every range in one block of the map.
+        const int64_t ranges = plan.map.counted_ranges;
+        EXPECT_EQ(ranges, plan.pieces_per_sequence);
+        EXPECT_GE(ranges * plan.tokens_per_piece, num_tokens);
+        EXPECT_LT((ranges - 1) * plan.tokens_per_piece, num_tokens);
+        EXPECT_EQ(plan.map.slots_per_block,
+                  plan.map.ranges_per_block * plan.tokens_per_piece * topk);
+        EXPECT_GE(plan.map.num_map_blocks * plan.map.ranges_per_block, ranges);
+        EXPECT_LT((plan.map.num_map_blocks - 1) * plan.map.ranges_per_block, ranges);
+        EXPECT_GE(plan.workspace_bytes, ranges * plan.map.num_bins * 2);
+      }
+    }
+  }
+}
+
+TEST_P(RoutePlans, AddTheirOwnTotalsForSumsAndSequencesBesideAMap) {
+  RouteProblem problem = mapped_route_problem(16384, 128, 8);
+  problem.score_sums = view(nullptr, DType::kFloat32, {1, 128});
+  problem.z_sums = view(nullptr, DType::kFloat32, {1});
+  const RoutePlan with_sums = plan_route(problem, GetParam().target());
+  problem.row_id_map = problem.offsets = TensorView{};
+  const RoutePlan without_map = plan_route(problem, GetParam().target());
+  EXPECT_TRUE(with_sums.adds_totals);
+  EXPECT_EQ(with_sums.map.map_launches, 2);
+  EXPECT_EQ(with_sums.map.counted_ranges, 0);
+  EXPECT_EQ(with_sums.tokens_per_piece, 0) << "sums are added in the order of no map";
+  EXPECT_EQ(with_sums.pieces_per_sequence, without_map.pieces_per_sequence);
+  problem = mapped_route_problem(16384, 128, 8);
+  problem.num_sequences = 4;
+  problem.tokens_per_expert = view(nullptr, DType::kInt32, {4, 128});
+  EXPECT_TRUE(plan_route(problem, GetParam().target()).adds_totals);
+}
+
+TEST_P(RoutePlans, LeaveVeryManySlotsToTheMapsOwnCount) {
+  const RoutePlan plan = plan_route(mapped_route_problem(1 << 20, 64, 8), GetParam().target());
+  EXPECT_FALSE(plan.adds_totals);
+  EXPECT_EQ(plan.map.map_launches, 2);
+  EXPECT_EQ(plan.map.counted_ranges, 0);
+}
+
 TEST_P(RoutePlans, GiveEverySequenceItsOwnBlocks) {
   const RoutePlan plan = plan_route(route_problem(16384, 128, 16), GetParam().target());
   EXPECT_EQ(plan.path, Path::kPortable);

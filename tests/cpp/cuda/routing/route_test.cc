@@ -4,7 +4,7 @@
 #include <limits>
 
 #include "cuda/support/device.h"
-#include "support/route_case.h"
+#include "support/row_map_case.h"
 
 namespace gg::test {
 namespace {
@@ -46,6 +46,36 @@ class CudaRoute : public OnDevice {
     route.invalid.fill_integers(invalid.download().integers());
     route.logits_grad.fill(grad.download().values());
     EXPECT_TRUE(same_bits(logits.download(), route.logits)) << "the input is left alone";
+  }
+
+  // Routes with a row map; without sums and sequences its kernel adds up the counts.
+  static void expect_right_map(RouteCase& route, int64_t align, bool has_sums) {
+    RowMapCase map(route, align);
+    DeviceTensor logits(route.logits), probs(route.probs), ids(route.indices), counts(route.counts),
+        sums(route.score_sums), z(route.z_sums), row_id_map(map.row_id_map), offsets(map.offsets);
+    run_on_device(RouteProblem{.options = route.options,
+                               .num_sequences = route.num_sequences,
+                               .logits = logits.view(),
+                               .probs = probs.view(),
+                               .indices = ids.view(),
+                               .tokens_per_expert = counts.view(),
+                               .score_sums = has_sums ? sums.view() : TensorView{},
+                               .z_sums = has_sums ? z.view() : TensorView{},
+                               .row_id_map = row_id_map.view(),
+                               .offsets = offsets.view(),
+                               .align_size = align});
+    route.indices.fill_integers(ids.download().integers());
+    map.row_id_map.fill_integers(row_id_map.download().integers());
+    map.offsets.fill_integers(offsets.download().integers());
+    map.expect_right(route);
+    std::vector<int64_t> count(static_cast<size_t>(route.counts.num_elements()));
+    const std::vector<int64_t> chosen = route.indices.integers();
+    for (size_t slot = 0; slot < chosen.size(); ++slot) {
+      const int64_t token = static_cast<int64_t>(slot) / route.options.topk;
+      const int64_t sequence = token / (route.T() / route.num_sequences);
+      ++count[static_cast<size_t>(sequence * route.E() + chosen[slot])];
+    }
+    EXPECT_EQ(counts.download().integers(), count);
   }
 };
 
@@ -137,6 +167,30 @@ TEST_F(CudaRoute, WithoutTokensCountsNothing) {
   EXPECT_TRUE(all_zero(route.counts));
   EXPECT_TRUE(all_zero(route.score_sums));
   EXPECT_TRUE(all_zero(route.z_sums));
+}
+
+TEST_F(CudaRoute, MakesTheRowMapOfASortByExpert) {
+  for (const auto& [T, E, topk] : kRouteMapShapes) {
+    for (int64_t align : {1, 16, 128}) {
+      for (int64_t sequences : {1, 3}) {
+        for (bool has_sums : {false, true}) {
+          if (T % sequences != 0) continue;
+          SCOPED_TRACE(testing::Message() << T << " x " << E << " topk " << topk << " align "
+                                          << align << " in " << sequences << " sums " << has_sums);
+          RouteCase route(T, E, {.topk = topk}, DType::kFloat32, sequences);
+          expect_right_map(route, align, has_sums);
+        }
+      }
+    }
+  }
+}
+
+TEST_F(CudaRoute, MakesTheRowMapOfManyTilesAndOfManySlots) {
+  for (const auto& [T, topk] : {std::pair<int64_t, int>{70001, 3}, {40000, 12}, {530000, 8}}) {
+    SCOPED_TRACE(testing::Message() << T << " topk " << topk);
+    RouteCase route(T, 16, {.topk = topk}, DType::kBFloat16);  // many ties
+    expect_right_map(route, 1, false);
+  }
 }
 
 TEST_F(CudaRoute, CountsTokensWithNanAndKeepsIdsInRange) {
