@@ -165,7 +165,7 @@ std::string explain_sinkhorn(const Question& q) {
   return to_string(plan_sinkhorn(SinkhornProblem{.cost = cost, .output = cost}, target_of(q)));
 }
 
-std::string explain_route(const Question& q) {
+RouteProblem route_problem(const Question& q) {
   const TensorView logits = view(nullptr, operand_dtype(q), {q.tokens, q.experts});
   RouteProblem problem;
   problem.logits = logits;
@@ -173,6 +173,17 @@ std::string explain_route(const Question& q) {
   problem.probs = view(nullptr, DType::kFloat32, {q.tokens, q.topk});
   problem.indices = view(nullptr, DType::kInt32, {q.tokens, q.topk});
   problem.tokens_per_expert = view(nullptr, DType::kInt32, {1, q.experts});
+  return problem;
+}
+
+std::string explain_route(const Question& q) {
+  return to_string(plan_route(route_problem(q), target_of(q)));
+}
+
+std::string explain_route_map(const Question& q) {
+  RouteProblem problem = route_problem(q);
+  problem.row_id_map = view(nullptr, DType::kInt32, {q.topk, q.tokens});
+  problem.offsets = view(nullptr, DType::kInt32, {q.experts});
   return to_string(plan_route(problem, target_of(q)));
 }
 
@@ -203,6 +214,7 @@ constexpr Operator kOperators[] = {
     {"unpermute_bwd", explain_unpermute_bwd},
     {"sinkhorn", explain_sinkhorn},
     {"route", explain_route},
+    {"route_map", explain_route_map},
     {"route_bwd", explain_route_bwd},
 };
 

@@ -15,7 +15,7 @@ def route_case(op, tokens=40, topk=3, experts=16):
     return Case(name, op, "fp32", "all", experts, tokens, topk=topk)
 
 
-@pytest.mark.parametrize("op", ["route", "route_bwd"])
+@pytest.mark.parametrize("op", ["route", "route_map", "route_bwd"])
 @pytest.mark.parametrize("name", ["ours", "torch"])
 def test_ours_and_the_formula_pass_the_check(op, name):
     case = route_case(op)
@@ -25,7 +25,7 @@ def test_ours_and_the_formula_pass_the_check(op, name):
     assert checks.complaint(case, operands, peer.build(case, operands)()) is None
 
 
-@pytest.mark.parametrize("op", ["route", "route_bwd"])
+@pytest.mark.parametrize("op", ["route", "route_map", "route_bwd"])
 @pytest.mark.parametrize("topk", [1, 2, 8])
 def test_what_a_compiler_can_fuse_is_the_same_formula(op, topk):
     case = route_case(op, topk=topk)
@@ -58,9 +58,17 @@ def test_a_size_is_compiled_once_for_all_tokens_and_never_given_up(formulas, mon
     assert len(compiled) == len(sizes) + 1 > torch._dynamo.config.recompile_limit + 1
 
 
-@pytest.mark.parametrize("part", [0, 1, 2])
-def test_a_wrong_weight_id_or_count_is_refused(part):
-    case = route_case("route")
+def test_two_calls_are_another_way_to_the_map_and_measured_where_asked_for():
+    case = route_case("route_map")
+    operands = Operands(CPU).of(case)
+    peer = next(p for p in builtin_peers() if p.name == "two-calls")
+    assert peer.asked_for and peer.supports(route_case("route")) is not None
+    assert checks.complaint(case, operands, peer.build(case, operands)()) is None
+
+
+@pytest.mark.parametrize("part", [0, 1, 2, 3])
+def test_a_wrong_weight_id_count_or_map_is_refused(part):
+    case = route_case("route_map")
     operands = Operands(CPU).of(case)
     ours = next(p for p in builtin_peers() if p.name == "ours")
     results = list(ours.build(case, operands)())
@@ -80,9 +88,12 @@ def test_every_size_of_the_bar_is_a_case_and_one_is_in_the_default_run():
     assert len(cases) == 2 * 4 * 4 * 3
     default = [case.name for case in cases if case.level == "default"]
     assert default == ["route/16384x8x128/fp32", "route_bwd/16384x8x128/fp32"]
+    maps = [case.name for case in all_cases("cuda") if case.op == "route_map"]
+    assert "route_map/512x8x128/fp32" in maps and "route_map/16384x8x128/fp32" in maps
 
 
 def test_bytes_are_the_logits_and_what_is_chosen():
     assert floors.bytes_moved(route_case("route")) == 40 * 16 * 4 + 40 * 3 * 8
+    assert floors.bytes_moved(route_case("route_map")) == 40 * 16 * 4 + 40 * 3 * 12
     # ids, weights and their gradient read, the logits' gradient written
     assert floors.bytes_moved(route_case("route_bwd")) == 40 * 16 * 4 + 40 * 3 * 12

@@ -15,7 +15,7 @@ GEMM_OPS = ("fwd", "dgrad", "wgrad", "train")
 MOVE_OPS = ("map", "permute", "unpermute", "permute_bwd", "unpermute_bwd")
 MOE_OPS = ("moe", "moe_train")
 OPTION_OPS = ("permute_with", "unpermute_with", "sort_chunks")  # permute_options.py
-ROUTE_OPS = ("route", "route_bwd")
+ROUTE_OPS = ("route", "route_map", "route_bwd")
 OPS = (*GEMM_OPS, *MOVE_OPS, *OPTION_OPS, "sinkhorn", *ROUTE_OPS, *MOE_OPS, "host")
 LEVELS = ("quick", "default", "all")
 

@@ -116,9 +116,10 @@ def explain(
 ) -> str:
     """The plan of one call in one line, or ``none: `` and why the operator cannot have it.
 
-    ``op``: gmm, gmm_dgrad, gmm_wgrad, permute, unpermute, unpermute_bwd, sinkhorn, route or
-    route_bwd. ``tokens`` T, ``k`` K (the hidden size of a permutation), ``n`` N, ``experts`` E;
-    ``trans_b``: weights [E, N, K]. Group sizes are on the device, operands contiguous and aligned.
+    ``op``: gmm, gmm_dgrad, gmm_wgrad, permute, unpermute, unpermute_bwd, sinkhorn, route,
+    route_map or route_bwd. ``tokens`` T, ``k`` K (the hidden size of a permutation), ``n`` N,
+    ``experts`` E; ``trans_b``: weights [E, N, K]. Group sizes are on the device, operands
+    contiguous and aligned.
     """
     library = None if where.is_cpu else _library.library_path(_library.CUDA_LIBRARY)
     library = library or _library.library_path(_library.CPU_LIBRARY)

@@ -36,6 +36,7 @@ and, where they apply, these attributes:
     permute_with, unpermute_with, sort_chunks   what our functions return (permute_options.py)
     sinkhorn        [T, E]
     route           (probs [T, topK], ids [T, topK], counts [E]);  route_bwd  [T, E]
+    route_map       the same three and the row map, int32 [topK, T]
     moe, moe_train  y [T, h], or (y, dx, dw of the two expert weights)
     host            anything
 
@@ -125,6 +126,7 @@ def builtin_peers() -> list[Peer]:
         torch_peers.Loop(),
         compiled_peers.TorchCompiled(),
         compiled_peers.TorchCompiledFusable(),
+        ours.TwoCalls(),
         ceiling_peers.Dense(),
         ceiling_peers.Copy(),
         ceiling_peers.Launch(),

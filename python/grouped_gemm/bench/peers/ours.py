@@ -53,6 +53,24 @@ class Ours:
         return _layer(grouped_gemm, case, operands)
 
 
+class TwoCalls:
+    """The row map of a routing by two operators, which ``ours`` makes by one."""
+
+    name = "two-calls"
+    asked_for = True  # measured with --peer two-calls only
+
+    def available(self, device: torch.device) -> str | None:
+        return None
+
+    def supports(self, case: Case) -> str | None:
+        return None if case.op == "route_map" else "only a routing with its row map"
+
+    def build(self, case: Case, operands) -> Callable[[], object]:
+        import grouped_gemm
+
+        return routing.two_calls(grouped_gemm, operands)
+
+
 def _gemm(gg, case: Case, g: Gemm) -> Callable:
     options = {"trans_b": g.trans_b}
     if case.out == "fp32":
