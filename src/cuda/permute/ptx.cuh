@@ -30,19 +30,6 @@ __device__ __forceinline__ uint4 load(const void* address) {
   return v;
 }
 
-// The same of rows that leave L2 before anything else. (ld.global)
-__device__ __forceinline__ uint4 load_evict_first(const void* address, uint64_t policy) {
-#if __CUDA_ARCH__ >= 800
-  uint4 v;
-  asm volatile("ld.global.L1::no_allocate.L2::cache_hint.v4.u32 {%0, %1, %2, %3}, [%4], %5;"
-               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-               : "l"(address), "l"(policy));
-  return v;
-#else
-  return load_once(address);
-#endif
-}
-
 // (createpolicy)
 __device__ __forceinline__ uint64_t evict_first_policy() {
   uint64_t policy = 0;

@@ -7,10 +7,10 @@ namespace gg::cuda {
 namespace {
 
 // Every block reads every other's counts, so there are few blocks; and they all
-// run at once on 132 SMs. H200, 2026-11-22, us with 128 and 256 blocks, 128 experts:
-// 256 K slots 5.38 and 6.55, 512 K 9.14 and 8.22, 1 M 13.78 and 12.83.
-constexpr int64_t kManySlots = 512 * 1024;
-int64_t max_blocks(int64_t num_slots) { return num_slots < kManySlots ? 128 : 256; }
+// run at once on 132 SMs. H200, 2026-11-23, us with 128 and 256 blocks, 128 experts, ranks by
+// masks: 256 K slots 5.2 and 5.9, 512 K 7.7 and 8.4, 1 M 11.6 and 11.9; E unknown 512 K 8.5 and
+// 10.0, 1 M 12.5 and 13.8.
+constexpr int64_t kMaxBlocks = 128;
 
 constexpr int64_t kOneBlockSlots = kOneBlockThreads * kOneBlockItems;
 // A block that takes more leaves no room for the kernels it overlaps with.
@@ -20,7 +20,7 @@ constexpr int64_t kOtherSharedBytes = 16 * 1024;  // what the kernels hold besid
 // Slots of one thread at a time: more of them once all blocks are busy.
 int items_for(int64_t num_slots) {
   int items = 2;
-  while (items < 16 && max_blocks(num_slots) * kMapThreads * items < num_slots) items *= 2;
+  while (items < 16 && kMaxBlocks * kMapThreads * items < num_slots) items *= 2;
   return items;
 }
 
@@ -78,7 +78,7 @@ void select_row_map(PermutePlan& plan, const PermuteProblem& problem, const Devi
   plan.map_has_masks = fast && bytes(kMapThreads, true) <= shared_bytes;
   const int64_t tile = kMapThreads * base::max(plan.map_items, 1);
   plan.slots_per_block =
-      base::max(tile, base::round_up(base::ceil_div(num_slots, max_blocks(num_slots)), tile));
+      base::max(tile, base::round_up(base::ceil_div(num_slots, kMaxBlocks), tile));
   plan.num_map_blocks =
       static_cast<int>(base::max(1, base::ceil_div(num_slots, plan.slots_per_block)));
   // Where E is unknown the last bin takes every larger id.

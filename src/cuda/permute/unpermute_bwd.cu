@@ -32,11 +32,14 @@ void launch_kernel(void (*kernel)(Parameters...), UnpermuteBwdArgs args, RowShap
          stream, args, shape);
 }
 
-// Where probs have a gradient a thread takes so many vectors of a row, and so fewer
-// threads add up their products. H200, 2026-11-22, of copy with 4 and with 1:
-// 65536x8x2048 0.892 and 0.838, 8192x8x2048 0.879 and 0.868, 16384x2x4096 0.891 and
-// 0.847; 32768x8x4096 0.896 and 0.901. With 2 those of two slots gain nothing.
-constexpr int64_t kVectorsOfThread = 4;
+// A thread takes so many vectors of a row, and so fewer threads add up their products where
+// probs have a gradient. H200, 2026-11-23, of copy with 1, 4 and 8: 65536x8x2048 0.861, 0.896
+// and 0.893, 8192x8x2048 0.892, 0.895 and 0.876, 16384x2x4096 0.851, 0.894 and 0.912; without
+// such a gradient, with 1 and 4: 65536x8x2048 0.860 and 0.855, 16384x2x4096 0.869 and 0.900.
+int64_t vectors_of_thread(const UnpermuteBwdArgs& args, bool dots) {
+  if (args.topk <= 2) return dots ? 8 : 4;
+  return dots ? 4 : 1;
+}
 
 template <typename T>
 void launch_rows(const UnpermuteBwdArgs& args, int vector_bytes, cudaStream_t stream) {
@@ -52,7 +55,7 @@ void launch_rows(const UnpermuteBwdArgs& args, int vector_bytes, cudaStream_t st
   }
   const int64_t num_vectors = args.row_bytes / kVectorBytes;
   const RowShape shape =
-      row_shape(dots ? base::ceil_div(num_vectors, kVectorsOfThread) : num_vectors, least_width);
+      row_shape(base::ceil_div(num_vectors, vectors_of_thread(args, dots)), least_width);
   if (!dots) {
     launch_kernel(unpermute_rows_bwd<T, 8, false>, args, shape, stream);
   } else if (args.topk <= 2) {

@@ -81,48 +81,6 @@ __device__ __forceinline__ void finish_vector(const UnpermuteArgs& args, int64_t
 // loads that pass it by: 32768x8x4096 1.033 and 0.988, 65536x8x2048 0.975 and 0.944,
 // 16384x2x4096 0.948 and 0.920. With reads that leave L2 first 0.916, 0.819 and 0.920.
 
-// Vectors of a row and slot that a thread has in flight where topK is at most kSlots: as
-// many loads as of eight slots.
-template <int kSlots>
-inline constexpr int kVectorsAtOnce = 8 / kSlots;
-
-// 16-byte vectors, topK <= kSlots.
-template <typename T, int kSlots>
-__global__ void __launch_bounds__(kRowThreads, sizeof(T) == 1 ? 3 : 4)
-    unpermute_rows_of_few(const UnpermuteArgs args, const RowShape shape) {
-  constexpr int kUnroll = kVectorsAtOnce<kSlots>;
-  ptx::wait_for_previous_kernel();
-  ptx::let_next_kernel_start();
-  const int64_t token =
-      static_cast<int64_t>(blockIdx.x) * shape.rows_per_block() + threadIdx.x / shape.width;
-  if (token >= args.num_tokens) return;
-  const int num_vectors = static_cast<int>(args.row_bytes / kVectorBytes);
-  SlotBatch<kSlots> slots;
-  slots.load(args, token, 0);
-  for (int first = threadIdx.x % shape.width; first < num_vectors; first += shape.width * kUnroll) {
-    uint4 values[kUnroll][kSlots];
-#pragma unroll
-    for (int j = 0; j < kSlots; ++j) {
-      const char* row = args.input + slots.rows[j] * args.input_pitch;
-#pragma unroll
-      for (int u = 0; u < kUnroll; ++u) {
-        const int v = first + u * shape.width;
-        values[u][j] = make_uint4(0, 0, 0, 0);
-        if (slots.rows[j] >= 0 && v < num_vectors) values[u][j] = ptx::load(vector_at(row, v));
-      }
-    }
-#pragma unroll
-    for (int u = 0; u < kUnroll; ++u) {
-      const int v = first + u * shape.width;
-      if (v >= num_vectors) break;
-      float sums[Elements<T>::kCount] = {};
-#pragma unroll
-      for (int j = 0; j < kSlots; ++j) add_weighted<T>(sums, values[u][j], slots.probs[j]);
-      finish_vector<T>(args, token, v, sums);
-    }
-  }
-}
-
 // 16-byte vectors, any topK; kBatch rows in flight together.
 template <typename T, int kBatch>
 __global__ void __launch_bounds__(kRowThreads, sizeof(T) == 1 ? 3 : 4)

@@ -89,14 +89,6 @@ constexpr int unpermute_bwd_blocks() {
   return sizeof(T) == 1 ? 2 : kBatch == 8 ? 3 : 4;
 }
 
-// The input's rows are read once, and with eight in flight they leave L2 first. H200,
-// 2026-11-22, of copy against loads without a hint: 32768x8x4096 0.909 and 0.901,
-// 65536x8x2048 0.884 and 0.838, 8192x8x2048 0.887 and 0.868.
-template <int kBatch>
-__device__ __forceinline__ uint4 load_input(const char* address, uint64_t policy) {
-  return kBatch > 4 ? ptx::load_evict_first(address, policy) : ptx::load_once(address);
-}
-
 // 16-byte vectors. A row has a warp at least; kBatch rows are in flight together.
 template <typename T, int kBatch, bool kDots>
 __global__ void __launch_bounds__(kRowThreads, (unpermute_bwd_blocks<T, kBatch, kDots>()))
@@ -123,7 +115,7 @@ __global__ void __launch_bounds__(kRowThreads, (unpermute_bwd_blocks<T, kBatch, 
         for (int j = 0; j < kBatch; ++j) {
           if (slots.rows[j] >= 0) {
             const char* row = args.input + slots.rows[j] * args.input_pitch;
-            values[j] = load_input<kBatch>(vector_at(row, v), policy);
+            values[j] = ptx::load_once(vector_at(row, v));
           }
         }
       }
