@@ -209,7 +209,7 @@ std::string to_string(const RoutePlan& plan) {
       "route ", to_string(plan.path), " pieces_per_sequence=", plan.pieces_per_sequence,
       " lanes_per_token=", plan.lanes_per_token, " values_per_lane=", plan.values_per_lane,
       " tokens_per_tile=", plan.tokens_per_tile, " workspace=", plan.workspace_bytes, "B");
-  if (plan.map.path == Path::kAuto) return text;
+  if (plan.map.map_launches == 0) return text;  // none, or on the CPU
   return base::concat(text, " tokens_per_piece=", plan.tokens_per_piece,
                       " totals=", plan.adds_totals ? "yes" : "no", "; ", to_string(plan.map));
 }

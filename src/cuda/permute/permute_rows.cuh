@@ -126,6 +126,7 @@ __global__ void __launch_bounds__(kRowThreads, 4)
   const int lane = threadIdx.x % shape.width;
   const int64_t token = row_of_thread(shape, blockIdx.x, args.num_tokens);
   const uint64_t policy = ptx::evict_first_policy();
+  if (args.waits_first) ptx::wait_for_previous_kernel();
   ptx::let_next_kernel_start();
   ptx::wait_for_previous_kernel();
   args.clear_empty_rows(shape);
