@@ -83,7 +83,7 @@ void plan_map(RoutePlan& plan, const RouteProblem& p, const DeviceLimits& limits
   const int64_t T = p.logits.size(0);
   const int64_t tokens = base::round_up(base::ceil_div(T, max_blocks), tokens_per_block);
   const int64_t slots = tokens * p.options.topk;
-  if (plan.adds_totals || !can_take_counts(plan.map, slots)) return;
+  if (T == 0 || plan.adds_totals || !can_take_counts(plan.map, slots)) return;
   plan.tokens_per_piece = tokens;
   plan.pieces_per_sequence = static_cast<int>(base::ceil_div(T, tokens));
   take_counts(plan.map, plan.pieces_per_sequence, slots);
