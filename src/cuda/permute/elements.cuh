@@ -58,14 +58,35 @@ __device__ __forceinline__ uint32_t Elements<__half>::pack_word(const float* flo
   return *reinterpret_cast<const uint32_t*>(&pair);
 }
 
-// A float8 is exact as a half, two at a time.
+// A float8 is exact as a half. By asm, so that conversions name their half of a word, where
+// the toolkit's functions shift it and join what they made.
 template <__nv_fp8_interpretation_t kKind>
 __device__ __forceinline__ void unpack_float8(uint32_t word, float* floats) {
+  __half2_raw halves[2];
+#if __CUDA_ARCH__ >= 890
+  uint32_t low, high;
+  if constexpr (kKind == __NV_E4M3) {
+    asm("{.reg .b16 l, h; mov.b32 {l, h}, %2;\n\t"
+        "cvt.rn.f16x2.e4m3x2 %0, l; cvt.rn.f16x2.e4m3x2 %1, h;}"
+        : "=r"(low), "=r"(high)
+        : "r"(word));
+  } else {
+    asm("{.reg .b16 l, h; mov.b32 {l, h}, %2;\n\t"
+        "cvt.rn.f16x2.e5m2x2 %0, l; cvt.rn.f16x2.e5m2x2 %1, h;}"
+        : "=r"(low), "=r"(high)
+        : "r"(word));
+  }
+  halves[0] = *reinterpret_cast<const __half2_raw*>(&low);
+  halves[1] = *reinterpret_cast<const __half2_raw*>(&high);
+#else
+  for (int pair = 0; pair < 2; ++pair) {
+    halves[pair] = __nv_cvt_fp8x2_to_halfraw2(
+        static_cast<__nv_fp8x2_storage_t>(word >> 16 * pair & 0xffffu), kKind);
+  }
+#endif
 #pragma unroll
   for (int pair = 0; pair < 2; ++pair) {
-    const __half2_raw halves = __nv_cvt_fp8x2_to_halfraw2(
-        static_cast<__nv_fp8x2_storage_t>(word >> 16 * pair & 0xffffu), kKind);
-    const float2 two = __half22float2(__half2(halves));
+    const float2 two = __half22float2(__half2(halves[pair]));
     floats[2 * pair] = two.x;
     floats[2 * pair + 1] = two.y;
   }
@@ -74,18 +95,32 @@ __device__ __forceinline__ void unpack_float8(uint32_t word, float* floats) {
 template <__nv_fp8_interpretation_t kKind>
 __device__ __forceinline__ uint32_t pack_float8(const float* floats) {
   uint32_t word = 0;
+#if __CUDA_ARCH__ >= 890
+  if constexpr (kKind == __NV_E4M3) {
+    asm("{.reg .b16 l, h; cvt.rn.satfinite.e4m3x2.f32 l, %2, %1;\n\t"
+        "cvt.rn.satfinite.e4m3x2.f32 h, %4, %3; mov.b32 %0, {l, h};}"
+        : "=r"(word)
+        : "f"(floats[0]), "f"(floats[1]), "f"(floats[2]), "f"(floats[3]));
+  } else {
+    asm("{.reg .b16 l, h; cvt.rn.satfinite.e5m2x2.f32 l, %2, %1;\n\t"
+        "cvt.rn.satfinite.e5m2x2.f32 h, %4, %3; mov.b32 %0, {l, h};}"
+        : "=r"(word)
+        : "f"(floats[0]), "f"(floats[1]), "f"(floats[2]), "f"(floats[3]));
+  }
+#else
 #pragma unroll
   for (int pair = 0; pair < 2; ++pair) {
     const float2 two = make_float2(floats[2 * pair], floats[2 * pair + 1]);
     word |= uint32_t{__nv_cvt_float2_to_fp8x2(two, __NV_SATFINITE, kKind)} << 16 * pair;
   }
+#endif
   return word;
 }
-// An e5m2 that should not saturate, whatever the hardware says: from half way
-// between the largest finite value and the next power of two on it is Inf.
+// From half way between an e5m2's largest finite value and the next power of two on it is
+// Inf and does not saturate, whatever the hardware says.
+inline constexpr float kFirstInfiniteE5M2 = 61440.0f;
 __device__ __forceinline__ uint32_t without_saturation(uint32_t byte, float value) {
-  constexpr float kFirstInfinite = 61440.0f;
-  if (fabsf(value) < kFirstInfinite) return byte;
+  if (fabsf(value) < kFirstInfiniteE5M2) return byte;
   const uint32_t sign = __float_as_uint(value) >> 24 & 0x80u;
   return sign | (isnan(value) ? 0x7eu : 0x7cu);
 }
@@ -105,6 +140,10 @@ __device__ __forceinline__ void Elements<Float8E5M2>::unpack_word(uint32_t word,
 template <>
 __device__ __forceinline__ uint32_t Elements<Float8E5M2>::pack_word(const float* floats) {
   const uint32_t saturated = pack_float8<__NV_E5M2>(floats);
+  bool is_small = true;  // false for NaN, too
+#pragma unroll
+  for (int i = 0; i < 4; ++i) is_small = is_small && fabsf(floats[i]) < kFirstInfiniteE5M2;
+  if (is_small) return saturated;
   uint32_t word = 0;
 #pragma unroll
   for (int i = 0; i < 4; ++i) {

@@ -1,9 +1,11 @@
-// Rows that move by a map: launches. Kernels: permute_rows.cuh.
+// Rows that move by a map: launches. Kernels: permute_rows.cuh,
+// permute_unaligned.cuh.
 #include "cuda/permute/permute_rows.h"
 
 #include "base/math.h"
 #include "cuda/common/dependent_launch.h"
 #include "cuda/permute/permute_rows.cuh"
+#include "cuda/permute/permute_unaligned.cuh"
 #include "cuda/permute/support.h"
 
 namespace gg::cuda {
@@ -11,13 +13,16 @@ namespace {
 
 template <auto* kKernel>
 void launch_kernel(const char* op, const PermuteRowsArgs& args, RowShape shape, bool dependent,
-                   cudaStream_t stream) {
+                   cudaStream_t stream, int64_t shared_bytes = 0) {
   prefer_common_split<kKernel>(op);
   // A block at least, for rows of zeros where there are no tokens.
   const int64_t num_blocks = base::max(1, base::ceil_div(args.num_tokens, shape.rows_per_block()));
   launch(op, kKernel,
-         {.num_blocks = num_blocks, .num_threads = kRowThreads, .dependent = dependent}, stream,
-         args, shape);
+         {.num_blocks = num_blocks,
+          .num_threads = kRowThreads,
+          .shared_bytes = shared_bytes,
+          .dependent = dependent},
+         stream, args, shape);
 }
 
 void launch_rows(const char* op, const PermuteRowsArgs& args, int vector_bytes, bool dependent,
@@ -25,8 +30,10 @@ void launch_rows(const char* op, const PermuteRowsArgs& args, int vector_bytes, 
   if (args.row_bytes == 0 || args.num_out == 0) return;
   const int64_t num_vectors = args.row_bytes / kVectorBytes;
   if (vector_bytes < kVectorBytes) {
-    const RowShape shape = even_row_shape(base::max(1, args.row_bytes / kVectorBytes));
-    launch_kernel<&permute_unaligned_rows>(op, args, shape, dependent, stream);
+    RowShape shape = even_row_shape(base::max(1, most_whole(args.row_bytes)), 2);
+    shape.width = std::max(shape.width, 4);  // else targets take too much shared memory
+    const int64_t shared_bytes = shape.rows_per_block() * kRowsAtOnce * int64_t{sizeof(Target)};
+    launch_kernel<&permute_unaligned_rows>(op, args, shape, dependent, stream, shared_bytes);
   } else if (num_vectors <= 4 * kRowThreads) {
     launch_kernel<&permute_rows<1>>(op, args, row_shape(num_vectors), dependent, stream);
   } else {

@@ -1,5 +1,6 @@
 // permute's rows, in token order: a row is read once and written topK times. Rows
-// that no slot fills are zeros. Called by permute.cu.
+// that no slot fills are zeros. Called by permute_rows.cu. Rows at any address:
+// permute_unaligned.cuh.
 #pragma once
 
 #include "cuda/permute/rows.cuh"
@@ -86,80 +87,6 @@ __global__ void __launch_bounds__(kRowThreads, kUnroll == 1 ? 6 : 5)
   }
   ptx::wait_for_previous_kernel();
   args.clear_empty_rows(shape);
-}
-
-// Where a row goes: whole windows from the first 16-byte boundary on, a head of
-// fewer bytes before and a tail after them.
-struct Target {
-  char* row;
-  int num_whole;  // windows; none where the slot is dropped or the row too short
-
-  __device__ __forceinline__ Target() = default;
-  __device__ __forceinline__ Target(const PermuteRowsArgs& args, int to) {
-    row = args.output + to * args.row_bytes;
-    const int rest = static_cast<int>(args.row_bytes % kVectorBytes);
-    const int most = static_cast<int>(args.row_bytes / kVectorBytes);
-    num_whole = to < 0 ? 0 : most - (head() > rest ? 1 : 0);
-  }
-  __device__ __forceinline__ int head() const {
-    return static_cast<int>(-reinterpret_cast<uintptr_t>(row) % kVectorBytes);
-  }
-};
-
-// The windows of one slot's row that are not whole: its first by the even threads,
-// its last by the odd ones.
-__device__ __forceinline__ void permute_edge(const PermuteRowsArgs& args, const char* source,
-                                             bool is_inner, int to, bool is_last) {
-  const Windows windows(args.output + to * args.row_bytes, args.row_bytes);
-  const int64_t window = is_last ? windows.count() - 1 : 0;
-  const WindowPart part(windows, window);
-  if (part.is_whole() || (is_last && window == 0)) return;
-  const char* from = source + (window * kVectorBytes - windows.row_at);
-  const uint4 value = is_inner ? shifted(load_raw(from), from) : load_bytes(from, part);
-  store_part(windows.first + window * kVectorBytes, value, part);
-}
-
-// The same for rows of any length and address; windows lie as the target's do, so
-// the source is read again from L1 for each target.
-__global__ void __launch_bounds__(kRowThreads, 4)
-    permute_unaligned_rows(const PermuteRowsArgs args, const RowShape shape) {
-  const int lane = threadIdx.x % shape.width;
-  const int64_t token = row_of_thread(shape, blockIdx.x, args.num_tokens);
-  const uint64_t policy = ptx::evict_first_policy();
-  if (args.waits_first) ptx::wait_for_previous_kernel();
-  ptx::let_next_kernel_start();
-  ptx::wait_for_previous_kernel();
-  args.clear_empty_rows(shape);
-  if (token >= args.num_tokens) return;
-  const char* source = args.input + token * args.input_pitch;
-  const bool is_inner = args.inner_rows.contain(token);
-  const int most_windows = static_cast<int>(args.row_bytes / kVectorBytes);
-  for (int k = 0; k < args.topk; k += kRowsAtOnce) {
-    Target targets[kRowsAtOnce];
-    int rows[kRowsAtOnce];
-    load_rows<kRowsAtOnce>(args.row_id_map, k * args.num_tokens + token, args.num_tokens,
-                           args.topk - k, args.num_out, rows);
-#pragma unroll
-    for (int j = 0; j < kRowsAtOnce; ++j) targets[j] = Target(args, rows[j]);
-    for (int window = lane; window < most_windows; window += shape.width) {
-#pragma unroll
-      for (int j = 0; j < kRowsAtOnce; ++j) {
-        if (window >= targets[j].num_whole) continue;
-        const int64_t offset = targets[j].head() + static_cast<int64_t>(window) * kVectorBytes;
-        const char* from = source + offset;
-        const uint4 value =
-            is_inner ? shifted(load_raw(from), from) : load_bytes(from, WindowPart::whole());
-        ptx::store_evict_first(targets[j].row + offset, value, policy);
-      }
-    }
-  }
-  // All slots' edges side by side: one after the other they would hold up every warp.
-  for (int edge = lane; edge < 2 * args.topk; edge += shape.width) {
-    const int64_t entry = (edge / 2) * args.num_tokens + token;
-    const int64_t to = args.row_id_map.load(entry);
-    if (to < 0 || to >= args.num_out) continue;
-    permute_edge(args, source, is_inner, static_cast<int>(to), edge % 2 != 0);
-  }
 }
 
 }  // namespace gg::cuda

@@ -30,6 +30,13 @@ __device__ __forceinline__ uint4 load(const void* address) {
   return v;
 }
 
+// 8 bytes that may stay in L1. (ld.global)
+__device__ __forceinline__ uint2 load8(const void* address) {
+  uint2 v;
+  asm volatile("ld.global.v2.u32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "l"(address));
+  return v;
+}
+
 // (createpolicy)
 __device__ __forceinline__ uint64_t evict_first_policy() {
   uint64_t policy = 0;

@@ -32,9 +32,10 @@ inline RowShape row_shape(int64_t vectors_per_row, int least = 1) {
   return {width};
 }
 
-// Any width up to 256: that of which the fewest threads idle, in up to four rounds of
-// a row. 66 vectors are 22 threads in three rounds, 11 rows a block.
-inline RowShape even_row_shape(int64_t vectors_per_row) {
+// Any width up to 256: that of which the fewest threads idle, in up to four rounds of a row;
+// of equals that of fewest rounds, but `least`, over which a block spreads what it does once.
+// 66 vectors are 22 threads in three rounds, 11 rows a block.
+inline RowShape even_row_shape(int64_t vectors_per_row, int64_t least = 1) {
   RowShape best{kRowThreads};
   int64_t best_rounds = (vectors_per_row + kRowThreads - 1) / kRowThreads;
   for (int64_t rounds = 1; rounds <= 4; ++rounds) {
@@ -42,7 +43,8 @@ inline RowShape even_row_shape(int64_t vectors_per_row) {
     if (width < 1 || width > kRowThreads) continue;
     const RowShape shape{static_cast<int>(width)};
     // Rows a round: shape.rows_per_block() / rounds, compared as fractions.
-    if (shape.rows_per_block() * best_rounds > best.rows_per_block() * rounds) {
+    const int64_t gain = shape.rows_per_block() * best_rounds - best.rows_per_block() * rounds;
+    if (gain > 0 || (gain == 0 && rounds <= least)) {
       best = shape;
       best_rounds = rounds;
     }
@@ -50,18 +52,12 @@ inline RowShape even_row_shape(int64_t vectors_per_row) {
   return best;
 }
 
-// The same of whole warps, whose number is a power of two, for kBatch rows at a time of
-// which what is left after full rounds is shared out (unpermute_unaligned_rows_bwd).
-template <int kBatch>
-RowShape even_warps_shape(int64_t vectors_per_row) {
-  const auto cost = [&](int64_t width) {
-    const int64_t left = vectors_per_row % width;
-    return width * (kBatch * (vectors_per_row / width) + (kBatch * left + width - 1) / width);
-  };
-  int64_t least = cost(32);
-  for (int width = 64; width <= kRowThreads; width *= 2) least = std::min(least, cost(width));
+// The same of whole warps, whose number is a power of two: of those within 1/16 of the fewest
+// idle threads the widest, since blocks are shorter then, that takes two rounds.
+inline RowShape even_warps_shape(int64_t vectors_per_row) {
+  const auto cost = [&](int64_t width) { return (vectors_per_row + width - 1) / width * width; };
   int width = kRowThreads;
-  while (cost(width) * 15 > least * 16) width /= 2;  // wider within 1/16: shorter blocks
+  while (width > 32 && (cost(width) * 15 > cost(32) * 16 || width >= vectors_per_row)) width /= 2;
   return {width};
 }
 

@@ -1,24 +1,44 @@
-// unpermute on CUDA: plan and launches. Kernels: unpermute_rows.cuh. Its backward
-// is in unpermute_bwd.cu.
+// unpermute on CUDA: plan and launches. Kernels: unpermute_rows.cuh,
+// unpermute_unaligned.cuh. Its backward is in unpermute_bwd.cu.
 #include "base/math.h"
 #include "cuda/common/dependent_launch.h"
 #include "cuda/common/dispatch.h"
 #include "cuda/door.h"
 #include "cuda/permute/support.h"
 #include "cuda/permute/unpermute_rows.cuh"
+#include "cuda/permute/unpermute_unaligned.cuh"
 
 namespace gg::cuda {
 namespace {
 
 constexpr const char* kOp = "unpermute";
 
+// Loads in flight land in L1, so these kernels keep the default split of it.
+LaunchShape launch_shape(const UnpermuteArgs& args, RowShape shape, int64_t shared_bytes = 0) {
+  return {.num_blocks = base::ceil_div(args.num_tokens, shape.rows_per_block()),
+          .num_threads = kRowThreads,
+          .shared_bytes = shared_bytes,
+          .dependent = true};
+}
+
 template <typename... Parameters>
 void launch_kernel(void (*kernel)(Parameters...), const UnpermuteArgs& args, RowShape shape,
                    cudaStream_t stream) {
-  // Loads in flight land in L1, so these kernels keep the default split of it.
-  const int64_t num_blocks = base::ceil_div(args.num_tokens, shape.rows_per_block());
-  launch(kOp, kernel, {.num_blocks = num_blocks, .num_threads = kRowThreads, .dependent = true},
-         stream, args, shape);
+  launch(kOp, kernel, launch_shape(args, shape), stream, args, shape);
+}
+
+// kAtOnce windows are in flight together in a thread. More tokens of a block than have room
+// for their slots in kMaxSlotRows take them in turns.
+template <typename T, int kAtOnce>
+void launch_unaligned(const UnpermuteArgs& args, cudaStream_t stream) {
+  constexpr int64_t kMaxSlotRows = 1024;  // 16 KB
+  const RowShape rows = even_row_shape(base::max(1, most_whole(args.row_bytes)), 2);
+  const int64_t num_slots = args.topk + (args.residual != nullptr ? 1 : 0);
+  const int64_t room = base::max(kAtOnce, kMaxSlotRows / rows.rows_per_block());
+  const int64_t slots = base::round_up(base::min(num_slots, room), kAtOnce);
+  const int64_t shared_bytes = rows.rows_per_block() * slots * int64_t{sizeof(SlotRow)};
+  launch(kOp, unpermute_unaligned_rows<T, kAtOnce>, launch_shape(args, rows, shared_bytes), stream,
+         args, UnpermuteShape{rows, static_cast<int>(slots)});
 }
 
 // Vectors of a row that a thread takes one after the other. H200, 2026-11-23, of copy with 2 and
@@ -33,10 +53,8 @@ int64_t vectors_of_thread(const UnpermuteArgs& args) {
 template <typename T>
 void launch_rows(const UnpermuteArgs& args, int vector_bytes, cudaStream_t stream) {
   if (vector_bytes < kVectorBytes) {
-    const RowShape shape = even_row_shape(max_windows(args.row_bytes));
-    return launch_kernel(
-        args.topk <= 4 ? unpermute_unaligned_rows<T, 4> : unpermute_unaligned_rows<T, 8>, args,
-        shape, stream);
+    return args.topk <= 2 ? launch_unaligned<T, 2>(args, stream)
+                          : launch_unaligned<T, 4>(args, stream);
   }
   const int64_t num_vectors = args.row_bytes / kVectorBytes;
   const RowShape shape = row_shape(base::ceil_div(num_vectors, vectors_of_thread(args)));

@@ -15,7 +15,7 @@ constexpr const char* kOp = "unpermute_bwd";
 
 template <typename... Parameters>
 void launch_kernel(void (*kernel)(Parameters...), UnpermuteBwdArgs args, RowShape shape,
-                   cudaStream_t stream) {
+                   cudaStream_t stream, int64_t shared_bytes = 0) {
   const int64_t num_token_blocks =
       args.topk > 0 ? base::ceil_div(args.num_tokens, shape.rows_per_block()) : 0;
   if (args.input_grad != nullptr) {
@@ -28,6 +28,7 @@ void launch_kernel(void (*kernel)(Parameters...), UnpermuteBwdArgs args, RowShap
   launch(kOp, kernel,
          {.num_blocks = num_blocks,
           .num_threads = kRowThreads,
+          .shared_bytes = shared_bytes,
           .dependent = args.num_clear_blocks > 0},
          stream, args, shape);
 }
@@ -42,17 +43,26 @@ int64_t vectors_of_thread(const UnpermuteBwdArgs& args, bool dots) {
 }
 
 template <typename T>
+void launch_unaligned(const UnpermuteBwdArgs& args, cudaStream_t stream) {
+  const bool dots = args.probs_grad != nullptr;
+  const int64_t num_windows = base::max(1, most_whole(args.row_bytes));
+  RowShape shape = dots ? even_warps_shape(num_windows) : even_row_shape(num_windows, 2);
+  shape.width = std::max(shape.width, 4);  // else slots take too much shared memory
+  const int64_t apart =
+      reinterpret_cast<intptr_t>(args.input) - reinterpret_cast<intptr_t>(args.input_grad);
+  const bool shifts = dots && args.input_grad != nullptr &&
+                      (apart | (args.input_pitch - args.row_bytes)) % kVectorBytes != 0;
+  const auto kernel = !dots    ? unpermute_unaligned_rows_bwd<T, false, false>
+                      : shifts ? unpermute_unaligned_rows_bwd<T, true, true>
+                               : unpermute_unaligned_rows_bwd<T, true, false>;
+  launch_kernel(kernel, args, shape, stream, SharedBwd::bytes(shape.rows_per_block()));
+}
+
+template <typename T>
 void launch_rows(const UnpermuteBwdArgs& args, int vector_bytes, cudaStream_t stream) {
+  if (vector_bytes < kVectorBytes) return launch_unaligned<T>(args, stream);
   const bool dots = args.probs_grad != nullptr;
   const int least_width = dots ? 32 : 1;
-  if (vector_bytes < kVectorBytes) {
-    const RowShape shape = dots ? even_warps_shape<kUnalignedBatch>(max_windows(args.row_bytes))
-                                : even_row_shape(max_windows(args.row_bytes));
-    launch_kernel(
-        dots ? unpermute_unaligned_rows_bwd<T, true> : unpermute_unaligned_rows_bwd<T, false>, args,
-        shape, stream);
-    return;
-  }
   const int64_t num_vectors = args.row_bytes / kVectorBytes;
   const RowShape shape =
       row_shape(base::ceil_div(num_vectors, vectors_of_thread(args, dots)), least_width);

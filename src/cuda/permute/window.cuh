@@ -1,14 +1,14 @@
 // Rows at any address: 16 bytes at a time all the same. A row is cut into windows
 // of 16 bytes at 16-byte boundaries of where it is written; what belongs there is
-// read from another address as two aligned vectors and shifted together.
+// read from another address as three aligned pieces and shifted together.
 #pragma once
 
 #include "cuda/permute/rows.cuh"
 
 namespace gg::cuda {
 
-// The rows of a matrix whose windows may all be read as whole vectors, which reach
-// up to 31 bytes beyond a row: all but the first and last few, since outside of
+// The rows of a matrix whose windows may all be read as whole pieces, which reach
+// up to 23 bytes beyond a row: all but the first and last few, since outside of
 // the matrix nothing is read.
 struct InnerRows {
   int64_t first = 0;
@@ -25,75 +25,82 @@ struct InnerRows {
   __device__ __forceinline__ bool contain(int64_t row) const { return row >= first && row < end; }
 };
 
-// Where the windows of a row lie.
-struct Windows {
-  char* first;       // 16-byte boundary at or before the row
-  int64_t row_at;    // bytes from there to the row
-  int64_t row_ends;  // and to its end
-
-  __device__ __forceinline__ Windows(char* row, int64_t bytes) {
-    row_at = static_cast<int64_t>(reinterpret_cast<uintptr_t>(row) % kVectorBytes);
-    first = row - row_at;
-    row_ends = row_at + bytes;
-  }
-  __device__ __forceinline__ int64_t count() const {
-    return (row_ends + kVectorBytes - 1) / kVectorBytes;
-  }
-};
-
-// The most windows that a row of so many bytes can have.
-inline int64_t max_windows(int64_t bytes) { return bytes / kVectorBytes + 2; }
-
 // The bytes of a window that belong to its row: [from, to).
 struct WindowPart {
   int from;
   int to;
 
-  __device__ __forceinline__ WindowPart(int from, int to) : from(from), to(to) {}
   __device__ __forceinline__ static WindowPart whole() { return {0, kVectorBytes}; }
-  __device__ __forceinline__ WindowPart(const Windows& windows, int64_t window) {
-    const int64_t begin = windows.row_at - window * kVectorBytes;
-    const int64_t end = windows.row_ends - window * kVectorBytes;
-    from = begin > 0 ? static_cast<int>(begin) : 0;
-    to = end < kVectorBytes ? static_cast<int>(end) : kVectorBytes;
-  }
   __device__ __forceinline__ bool is_whole() const { return from == 0 && to == kVectorBytes; }
+  __device__ __forceinline__ bool is_empty() const { return from >= to; }
 };
 
-// The two vectors that hold the 16 bytes at an address. Both are loaded at once
-// and may be read by neighbours again, so they stay in L1.
+// Where the windows of a row lie: whole ones from its first 16-byte boundary on, a head of
+// fewer bytes before and a tail after them.
+struct Windows {
+  int first;       // bytes from the row to that boundary, which may lie beyond a short row
+  int num_whole;   // one less than most_whole(), or as many
+  int edge_bytes;  // of head and tail together
+
+  __device__ __forceinline__ Windows(const char* row, int64_t bytes)
+      : Windows(static_cast<int>(-reinterpret_cast<uintptr_t>(row) % kVectorBytes), bytes) {}
+  __device__ __forceinline__ Windows(int first, int64_t bytes) : first(first) {
+    const int most = static_cast<int>(bytes / kVectorBytes);
+    const int rest = static_cast<int>(bytes % kVectorBytes);
+    num_whole = most - (first > rest && most > 0 ? 1 : 0);
+    edge_bytes = static_cast<int>(bytes - static_cast<int64_t>(num_whole) * kVectorBytes);
+  }
+  __device__ __forceinline__ WindowPart head() const {
+    const int from = kVectorBytes - first;
+    return {from, min(kVectorBytes, from + edge_bytes)};
+  }
+  __device__ __forceinline__ WindowPart tail() const { return {0, edge_bytes - first}; }
+};
+
+// The most whole windows that a row of so many bytes can have.
+inline int64_t most_whole(int64_t bytes) { return bytes / kVectorBytes; }
+
+// How 16 bytes at any address are put together from three aligned pieces of 8: the same for
+// all windows of a row. Two vectors of 16 would cost 6 more selections and 2 more registers,
+// five words more of L1's time.
+struct Funnel {
+  static constexpr uint32_t kSkipsWord = 1u << 31;
+
+  uint32_t bits;  // of a shift to the right, and kSkipsWord
+
+  __device__ __forceinline__ static Funnel of(const char* address) {
+    const uint32_t at = static_cast<uint32_t>(reinterpret_cast<uintptr_t>(address));
+    return {(at & 3) * 8 | ((at & 4) != 0 ? kSkipsWord : 0)};
+  }
+};
+
+// The three pieces. They may be read by neighbours again, so they stay in L1.
 struct RawWindow {
-  uint4 low;
-  uint4 high;
+  uint2 low, middle, high;
 };
 
-__device__ __forceinline__ RawWindow load_raw(const char* address) {
-  const uintptr_t shift = reinterpret_cast<uintptr_t>(address) % kVectorBytes;
-  const uint4* low = reinterpret_cast<const uint4*>(address - shift);
-  RawWindow raw;
-  raw.low = *low;
-  raw.high = *(shift != 0 ? low + 1 : low);
-  return raw;
+__device__ __forceinline__ const char* piece_at(const char* address) {
+  return address - reinterpret_cast<uintptr_t>(address) % 8;
 }
 
-__device__ __forceinline__ uint4 shifted(const RawWindow& raw, const char* address) {
-  const unsigned shift = reinterpret_cast<uintptr_t>(address) % kVectorBytes;
-  const bool two = (shift & 8) != 0;  // words to skip, then bits
-  const bool one = (shift & 4) != 0;
-  const uint32_t a0 = two ? raw.low.z : raw.low.x;
-  const uint32_t a1 = two ? raw.low.w : raw.low.y;
-  const uint32_t a2 = two ? raw.high.x : raw.low.z;
-  const uint32_t a3 = two ? raw.high.y : raw.low.w;
-  const uint32_t a4 = two ? raw.high.z : raw.high.x;
-  const uint32_t a5 = two ? raw.high.w : raw.high.y;
-  const uint32_t b0 = one ? a1 : a0;
-  const uint32_t b1 = one ? a2 : a1;
-  const uint32_t b2 = one ? a3 : a2;
-  const uint32_t b3 = one ? a4 : a3;
-  const uint32_t b4 = one ? a5 : a4;
-  const unsigned bits = (shift & 3) * 8;
-  return make_uint4(__funnelshift_r(b0, b1, bits), __funnelshift_r(b1, b2, bits),
-                    __funnelshift_r(b2, b3, bits), __funnelshift_r(b3, b4, bits));
+__device__ __forceinline__ RawWindow load_raw(const char* piece) {
+  return {ptx::load8(piece), ptx::load8(piece + 8), ptx::load8(piece + 16)};
+}
+
+__device__ __forceinline__ uint4 shifted(const RawWindow& raw, Funnel funnel) {
+  const bool one = static_cast<int32_t>(funnel.bits) < 0;
+  const uint32_t a0 = one ? raw.low.y : raw.low.x;
+  const uint32_t a1 = one ? raw.middle.x : raw.low.y;
+  const uint32_t a2 = one ? raw.middle.y : raw.middle.x;
+  const uint32_t a3 = one ? raw.high.x : raw.middle.y;
+  const uint32_t a4 = one ? raw.high.y : raw.high.x;
+  return make_uint4(__funnelshift_r(a0, a1, funnel.bits), __funnelshift_r(a1, a2, funnel.bits),
+                    __funnelshift_r(a2, a3, funnel.bits), __funnelshift_r(a3, a4, funnel.bits));
+}
+
+// 16 bytes at any address, where whole pieces may be read.
+__device__ __forceinline__ uint4 load_window(const char* address) {
+  return shifted(load_raw(piece_at(address)), Funnel::of(address));
 }
 
 __device__ __forceinline__ uint4 to_vector(uint64_t low, uint64_t high) {

@@ -60,11 +60,13 @@ TEST_F(CudaRows, OfSeveralBurstsArePermuted) {
 
 void expect_right(UnpermuteCase&& unpermute) {
   DeviceTensor input(unpermute.input), map(unpermute.row_id_map), probs(unpermute.probs),
-      output(unpermute.output);
-  run_on_device(UnpermuteProblem{.input = input.view(),
-                                 .row_id_map = map.view(),
-                                 .probs = unpermute.has_probs ? probs.view() : TensorView{},
-                                 .output = output.view()});
+      output(unpermute.output), residual(unpermute.residual);
+  run_on_device(
+      UnpermuteProblem{.input = input.view(),
+                       .row_id_map = map.view(),
+                       .probs = unpermute.has_probs ? probs.view() : TensorView{},
+                       .output = output.view(),
+                       .residual = unpermute.has_residual ? residual.view() : TensorView{}});
   EXPECT_TRUE(same_bits(output.download(), unpermute.expected()));
 }
 
@@ -87,6 +89,8 @@ TEST_F(CudaRows, AtEveryAddressAreUnpermuted) {
         UnpermuteCase unpermute({"", {9, 0, 20, 5}}, 5, length, dtype, true, DType::kBFloat16);
         unpermute.input = placed(unpermute.input, offset, offset % 3);
         unpermute.output = Tensor(dtype, {34, length}, {}, 8 - offset);
+        unpermute.residual = placed(unpermute.residual, offset / 2, offset % 2);
+        unpermute.has_residual = length % 2 != 0;
         expect_right(std::move(unpermute));
       }
     }
