@@ -79,6 +79,7 @@ __device__ __forceinline__ void unpack_float8(uint32_t word, float* floats) {
   halves[0] = *reinterpret_cast<const __half2_raw*>(&low);
   halves[1] = *reinterpret_cast<const __half2_raw*>(&high);
 #else
+#pragma unroll
   for (int pair = 0; pair < 2; ++pair) {
     halves[pair] = __nv_cvt_fp8x2_to_halfraw2(
         static_cast<__nv_fp8x2_storage_t>(word >> 16 * pair & 0xffffu), kKind);
