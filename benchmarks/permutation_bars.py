@@ -13,7 +13,7 @@ import argparse
 import grouped_gemm as gg
 import torch
 from grouped_gemm import ops
-from grouped_gemm.bench.cases import DECODE_MOVES, MOVES, ODD_FP8_MOVES
+from grouped_gemm.bench.catalogue import DECODE_MOVES, MOVES, ODD_FP8_MOVES
 
 raw = torch.ops.grouped_gemm
 MAPS = [(512, 128), (2048, 128), (8192, 8), (8192, 128), (32768, 128), (131072, 128)]  # T, E

@@ -4,6 +4,7 @@ import pytest
 import torch
 from grouped_gemm.bench import cases, floors, operands, sizes
 from grouped_gemm.bench.cases import gemm_case, move_case
+from grouped_gemm.bench.catalogue import MODELS, all_cases, projections, select
 
 # E=4, T=10, K=3, N=5; balanced rows [3, 3, 2, 2], alternate rows [5, 0, 5, 0]
 SMALL = (4, 10, 3, 5)
@@ -62,7 +63,7 @@ def test_the_floor_is_the_longer_of_the_products_and_the_copy():
     assert floors.floor_ms(case, dense_ms=None, copy_bytes_per_s=280e3) is None
     move = move_case("map", (6, 2, 0, 3), "bf16", "all")  # 144 bytes
     assert floors.floor_ms(move, None, 144e3) == pytest.approx(1.0)
-    host = next(c for c in cases.all_cases("cuda") if c.op == "host")
+    host = next(c for c in all_cases("cuda") if c.op == "host")
     assert floors.floor_ms(host, None, 1e9) is None
 
 
@@ -92,17 +93,17 @@ def test_a_token_visits_distinct_experts():
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_case_names_are_unique_and_levels_nest(device):
-    names = [case.name for case in cases.all_cases(device)]
+    names = [case.name for case in all_cases(device)]
     assert len(set(names)) == len(names)
     quick, default, everything = (
-        {case.name for case in cases.select(device, level)} for level in cases.LEVELS
+        {case.name for case in select(device, level)} for level in cases.LEVELS
     )
     assert quick < default < everything == set(names)
 
 
 def test_the_default_selection_is_what_the_readme_promises():
-    chosen = {(c.op, c.shape, c.sizes) for c in cases.select("cuda", "default") if c.op in "fwd"}
-    shapes = cases.projections(cases.MODELS)
+    chosen = {(c.op, c.shape, c.sizes) for c in select("cuda", "default") if c.op in "fwd"}
+    shapes = projections(MODELS)
     kinds = ("balanced", "random", "skewed")
     assert chosen == {("fwd", shape, kind) for shape in shapes for kind in kinds}
     # gate and up beside each other: N = 2f
@@ -139,18 +140,18 @@ WANTED = [  # op and what its name must hold
 
 @pytest.mark.parametrize(("op", "part"), WANTED, ids=["".join(pair) for pair in WANTED])
 def test_every_kind_of_case_that_users_meet_is_among_all(op, part):
-    assert any(part in case.name for case in cases.all_cases("cuda") if case.op == op)
+    assert any(part in case.name for case in all_cases("cuda") if case.op == op)
 
 
 def test_patterns_and_ops_choose_and_a_miss_says_what_to_do():
-    assert [c.name for c in cases.select("cpu", "quick", patterns=["fwd/laptop-up/skewed/*"])] == [
+    assert [c.name for c in select("cpu", "quick", patterns=["fwd/laptop-up/skewed/*"])] == [
         "fwd/laptop-up/skewed/fp32"
     ]
-    assert {c.op for c in cases.select("cpu", "all", ops=["sinkhorn"])} == {"sinkhorn"}
+    assert {c.op for c in select("cpu", "all", ops=["sinkhorn"])} == {"sinkhorn"}
     with pytest.raises(ValueError, match="--case nothing/like/this .*bench list"):
-        cases.select("cpu", "all", patterns=["nothing/like/this"])
+        select("cpu", "all", patterns=["nothing/like/this"])
     with pytest.raises(ValueError, match="--op got 'gmm'; needs one of fwd"):
-        cases.select("cpu", "all", ops=["gmm"])
+        select("cpu", "all", ops=["gmm"])
 
 
 def test_operands_are_those_of_the_case_and_shared_between_passes():

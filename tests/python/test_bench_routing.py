@@ -3,7 +3,8 @@
 import pytest
 import torch
 from grouped_gemm.bench import checks, floors, routing
-from grouped_gemm.bench.cases import Case, all_cases
+from grouped_gemm.bench.cases import Case
+from grouped_gemm.bench.catalogue import all_cases
 from grouped_gemm.bench.operands import Operands
 from grouped_gemm.bench.peers import builtin_peers, compiled_peers
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from grouped_gemm import __main__ as main
 from grouped_gemm import _library
-from grouped_gemm.bench import cases, paths, protocol, results
+from grouped_gemm.bench import cases, catalogue, paths, protocol, results
 from grouped_gemm.bench.paths import Where, explain
 from grouped_gemm.bench.peers.ours import Ours
 from grouped_gemm.bench.session import Session
@@ -172,7 +172,7 @@ def test_a_benchmarks_rows_carry_the_text_of_the_same_function():
 def test_every_case_of_the_benchmarks_has_a_plan_on_a_hopper_or_none_to_tell():
     # What travels along with a permutation is not among the questions that `explain` takes.
     silent = (*cases.MOE_OPS, *cases.OPTION_OPS, "host")
-    for case in cases.all_cases("cuda"):
+    for case in catalogue.all_cases("cuda"):
         text = paths.explain_case(case, SM90)
         assert "none: " not in text, (case.name, text)
         assert bool(text) == (case.op not in silent), case.name

@@ -2,7 +2,8 @@
 
 ``python -m grouped_gemm bench`` starts in ``cli.py``. A run travels through
 
-    cases.py     what is measured: pure data        sizes.py   how rows fall into groups
+    cases.py     what a case is: pure data          catalogue.py  all cases, routing.py and
+    sizes.py     how rows fall into groups          permute_options.py  more of them
     floors.py    FLOPs, bytes, the physical limit   operands.py  the tensors of a case
     peers/       who is measured, behind adapters   checks.py  refuses a wrong result
     clock.py     how one call is timed              protocol.py  cold and steady, interleaved

@@ -17,7 +17,8 @@ import sys
 import torch
 
 from . import protocol
-from .cases import OPS, all_cases, select
+from .cases import OPS
+from .catalogue import all_cases, select
 from .environment import ClockWatch, describe
 from .peers import builtin_peers, load_adapters, sort_out, trait
 from .results import Results, compare

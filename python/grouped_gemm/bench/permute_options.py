@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
+from .cases import Case, move_case
 from .sizes import group_sizes
 
 SHAPES = ((16384, 8, 2048, 128), (8192, 8, 7168, 256))  # T, topK, h, E
@@ -22,9 +23,7 @@ OPTIONS = {"permute_with": PERMUTES, "unpermute_with": UNPERMUTES, "sort_chunks"
 CAPACITY_FACTOR = 1.0
 
 
-def option_cases() -> Iterable:
-    from .cases import move_case
-
+def option_cases() -> Iterable[Case]:
     for tokens, topk, hidden, experts in SHAPES:
         for op, options in OPTIONS.items():
             for option in options:

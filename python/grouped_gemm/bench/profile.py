@@ -129,7 +129,7 @@ def _call_once(name: str, peer_name: str) -> None:
     """Runs in the profiled process."""
     import torch
 
-    from .cases import select
+    from .catalogue import select
     from .operands import Operands
     from .peers import builtin_peers
 
