@@ -1,7 +1,7 @@
 """One test for each known defect of the packages that this one replaces: none may come back.
 
 Defects of building and importing are in test_library.py, those that need a GPU to show (streams,
-devices, captures, 2^31 elements) also in test_cuda_only.py and test_large.py.
+devices, captures, 2^31 elements) also in test_cuda_*.py and test_large.py.
 """
 
 import grouped_gemm

@@ -1,4 +1,4 @@
-"""Row maps that only a GPU makes: of millions of slots, of one expert, of calls without a pause."""
+"""Row maps of many slots, and calls that follow each other without pause."""
 
 import grouped_gemm
 import pytest
