@@ -1,4 +1,4 @@
-// The launches that move probs; permute.cu calls it.
+// The launches that move probs; permute.cu calls them.
 #pragma once
 
 #include <cuda_runtime.h>
