@@ -78,10 +78,8 @@ TEST_P(PermutePlans, GiveAThreadMoreSlotsOnceEveryBlockIsBusy) {
   EXPECT_EQ(items(131072), 2);
   EXPECT_EQ(items(131073), 4);
   EXPECT_EQ(items(262145), 8);
-  EXPECT_EQ(items(524287), 8);
-  EXPECT_EQ(items(524288), 4) << "of twice as many blocks";
-  EXPECT_EQ(items(1048576), 8);
-  EXPECT_EQ(items(1048577), 16);
+  EXPECT_EQ(items(524288), 8);
+  EXPECT_EQ(items(524289), 16);
   EXPECT_EQ(items(1 << 30), 16);
 }
 
