@@ -29,7 +29,8 @@ __global__ void __launch_bounds__(kThreads, 1) k_grouped_gemm(KGroupedArgs args)
       {left_data, args.left_pitch, args.out_rows - row, rows.end - rows.begin}};
   Fetcher<Tile, In, Tile::kColumns, Inner::kOuter, kVectors> right{
       {right_data, args.right_pitch, args.out_columns - column, rows.end - rows.begin}};
-  multiply_tile<Tile>(left, right, reinterpret_cast<Slices<Tile>*>(shared_quads), place, sums);
+  multiply_rows<Tile, Tile::kThreadRows>(left, right, reinterpret_cast<Slices<Tile>*>(shared_quads),
+                                         place, sums);
   store_tile<Tile, In>(args.out, group * args.out.matrix_stride + row * args.out.pitch + column,
                        args.out_rows - row, args.out_columns - column, place, sums);
 }

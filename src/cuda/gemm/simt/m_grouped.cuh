@@ -27,7 +27,8 @@ __global__ void __launch_bounds__(kThreads, 1) m_grouped_gemm(MGroupedArgs args)
         {tokens, args.token_pitch, rows.end - rows.begin, args.num_k}};
     Fetcher<Tile, In, Tile::kColumns, kWeights, kVectors> right{
         {weights, args.weight_pitch, args.num_n - column, args.num_k}};
-    multiply_tile<Tile>(left, right, reinterpret_cast<Slices<Tile>*>(shared_quads), place, sums);
+    multiply_tile<Tile>(left, right, reinterpret_cast<Slices<Tile>*>(shared_quads), place,
+                        rows.end - rows.begin, sums);
   }
   store_tile<Tile, In>(args.out, rows.begin * args.out.pitch + column, rows.end - rows.begin,
                        args.num_n - column, place, sums);
