@@ -42,6 +42,7 @@ struct DeviceLimits {
   int compute_capability = 0;  // 90 for 9.0
   int num_sms = 0;
   int64_t shared_bytes_per_block = 0;  // the opt-in maximum
+  bool is_shared = false;              // num_sms are not all: others run beside (Target::max_sms)
 
   bool operator==(const DeviceLimits&) const = default;
 };

@@ -126,7 +126,10 @@ void set_path(const char* op, GmmPlan& plan, const Problem& problem, const Targe
 
 DeviceLimits granted(const Target& target) {
   DeviceLimits limits = target.limits;
-  if (target.max_sms > 0 && target.max_sms < limits.num_sms) limits.num_sms = target.max_sms;
+  if (target.max_sms > 0 && target.max_sms < limits.num_sms) {
+    limits.num_sms = target.max_sms;
+    limits.is_shared = true;
+  }
   return limits;
 }
 

@@ -127,12 +127,12 @@ struct Spread<float> {  // two fragments: even lanes take halves of the first, o
 };
 
 // All lanes of a warp. Old values of a fragment's 16 rows are asked for before any is used.
-template <typename Out, int kBlocks, int kColumns>
-__device__ __forceinline__ void store_sums(const Sums<kBlocks, kColumns>& sums, const Place& place,
+template <typename Out, int kBlocks>
+__device__ __forceinline__ void store_sums(const Sums<kBlocks>& sums, const Place& place,
                                            const Target<Out>& target) {
   constexpr int kFragments = Spread<Out>::kFragments;
-  constexpr int kChunks = kColumns / 8 / kFragments;
-  const int column = place.column_warp * kColumns + Spread<Out>::column();
+  constexpr int kChunks = kWarpColumns / 8 / kFragments;
+  const int column = place.column_warp * kWarpColumns + Spread<Out>::column();
   const auto chunk_at = [&](int f, int half, int c) {
     const int row = place.row_block(f) + half * 8 + place.lane / 4;
     const int at = column + c * kFragments * 8;

@@ -19,16 +19,17 @@ struct KGroupedTypes {
   using Out = OutType;
 };
 
-template <class Policy, class Types>
+template <class PolicyType, class Types>
 struct KGroupedJob {
+  using Policy = PolicyType;
   using In = typename Types::In;
   using Out = typename Types::Out;
   using Tile = KTile;
   using Window = GroupWindow<TilesOfEveryGroup>;
   static constexpr int kTileColumns = Policy::kTileColumns;
   static constexpr int kFewestBlocks = kTileRows / kRowStep;
-  using Left = MnMajor<In, kTileRows>;
-  using Right = MnMajor<In, kTileColumns>;
+  using Left = MnMajor<In, kTileRows, Policy::kThreads>;
+  using Right = MnMajor<In, kTileColumns, Policy::kThreads>;
 
   const KGroupedArgs& args;
 
@@ -63,8 +64,8 @@ struct KGroupedJob {
             num_features - feature, tile.rows};
   }
 
-  template <int kBlocks, int kColumns>
-  __device__ __forceinline__ void store(const Tile& tile, const Sums<kBlocks, kColumns>& sums,
+  template <int kBlocks>
+  __device__ __forceinline__ void store(const Tile& tile, const Sums<kBlocks>& sums,
                                         const Place& place) const {
     const int row = tile.row_tile * kTileRows, column = tile.column_tile * kTileColumns;
     const Target<Out> target{
@@ -79,7 +80,7 @@ struct KGroupedJob {
 };
 
 template <class Policy, class Types>
-__global__ void __launch_bounds__(kThreads, 1)
+__global__ void __launch_bounds__(Policy::kThreads, Policy::kBlocksPerSm)
     k_grouped_gemm(const __grid_constant__ KGroupedArgs args) {
   extern __shared__ __align__(1024) uint8_t shared_bytes[];
   run_job(KGroupedJob<Policy, Types>{args}, args.claims, args.stages, shared_bytes);

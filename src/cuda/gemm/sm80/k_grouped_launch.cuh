@@ -12,7 +12,7 @@ void launch_k_grouped_of(const KGroupedArgs& args, const Launch& launch) {
   const auto kernel = k_grouped_gemm<Policy, Types>;
   const int bytes = shared_bytes_of<KGroupedJob<Policy, Types>>(args.stages);
   allow_shared_bytes("gmm_wgrad", kernel, bytes);
-  kernel<<<launch.num_blocks, kThreads, bytes, launch.stream>>>(args);
+  kernel<<<launch.num_blocks, Policy::kThreads, bytes, launch.stream>>>(args);
   check_launch("gmm_wgrad");
 }
 
@@ -22,7 +22,7 @@ void launch_k_grouped(const KGroupedArgs& args, const Launch& launch) {
   if (launch.tile_columns == Wide::kTileColumns) {
     launch_k_grouped_of<Wide, Types>(args, launch);
   } else {
-    launch_k_grouped_of<Narrow, Types>(args, launch);
+    launch_k_grouped_of<Pair, Types>(args, launch);
   }
 }
 

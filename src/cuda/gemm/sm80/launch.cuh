@@ -12,7 +12,7 @@ void launch_m_grouped_of(const MGroupedArgs& args, const Launch& launch) {
   const auto kernel = m_grouped_gemm<Policy, Types>;
   const int bytes = shared_bytes_of<MGroupedJob<Policy, Types>>(args.stages);
   allow_shared_bytes("gmm", kernel, bytes);
-  kernel<<<launch.num_blocks, kThreads, bytes, launch.stream>>>(args);
+  kernel<<<launch.num_blocks, Policy::kThreads, bytes, launch.stream>>>(args);
   check_launch("gmm");
 }
 
@@ -22,7 +22,7 @@ void launch_m_grouped(const MGroupedArgs& args, const Launch& launch) {
   if (launch.tile_columns == Wide::kTileColumns) {
     launch_m_grouped_of<Wide, Types>(args, launch);
   } else {
-    launch_m_grouped_of<Narrow, Types>(args, launch);
+    launch_m_grouped_of<Pair, Types>(args, launch);
   }
 }
 

@@ -20,8 +20,9 @@ struct MGroupedTypes {
   static constexpr WeightMajor kMajor = kWeightMajor;
 };
 
-template <class Policy, class Types>
+template <class PolicyType, class Types>
 struct MGroupedJob {
+  using Policy = PolicyType;
   using In = typename Types::In;
   using Out = typename Types::Out;
   using Tile = MTile;
@@ -29,8 +30,9 @@ struct MGroupedJob {
   static constexpr int kTileColumns = Policy::kTileColumns;
   static constexpr bool kKMajor = Types::kMajor == WeightMajor::kK;
   static constexpr int kFewestBlocks = 1;
-  using Left = KMajor<In, kTileRows>;
-  using Right = std::conditional_t<kKMajor, KMajor<In, kTileColumns>, MnMajor<In, kTileColumns>>;
+  using Left = KMajor<In, kTileRows, Policy::kThreads>;
+  using Right = std::conditional_t<kKMajor, KMajor<In, kTileColumns, Policy::kThreads>,
+                                   MnMajor<In, kTileColumns, Policy::kThreads>>;
 
   const MGroupedArgs& args;
 
@@ -63,8 +65,8 @@ struct MGroupedJob {
             args.num_n - static_cast<int>(feature), args.num_k};
   }
 
-  template <int kBlocks, int kColumns>
-  __device__ __forceinline__ void store(const Tile& tile, const Sums<kBlocks, kColumns>& sums,
+  template <int kBlocks>
+  __device__ __forceinline__ void store(const Tile& tile, const Sums<kBlocks>& sums,
                                         const Place& place) const {
     const int column = tile.feature_tile * kTileColumns;
     const Target<Out> target{static_cast<Out*>(args.out) + tile.row0 * args.out_pitch + column,
@@ -81,8 +83,8 @@ struct MGroupedJob {
 template <typename Out>
 __device__ __forceinline__ void zero_rows(const MGroupedArgs& args, int last_row) {
   const int64_t count = int64_t{args.num_rows - last_row} * args.num_n;
-  const int64_t step = int64_t{gridDim.x} * kThreads;
-  for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < count; i += step) {
+  const int64_t step = int64_t{gridDim.x} * blockDim.x;
+  for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < count; i += step) {
     const int64_t row = i / args.num_n;
     Out* const begin = static_cast<Out*>(args.out) + (last_row + row) * args.out_pitch;
     begin[i - row * args.num_n] = from_float<Out>(0.0f);
@@ -90,7 +92,7 @@ __device__ __forceinline__ void zero_rows(const MGroupedArgs& args, int last_row
 }
 
 template <class Policy, class Types>
-__global__ void __launch_bounds__(kThreads, 1)
+__global__ void __launch_bounds__(Policy::kThreads, Policy::kBlocksPerSm)
     m_grouped_gemm(const __grid_constant__ MGroupedArgs args) {
   extern __shared__ __align__(1024) uint8_t shared_bytes[];
   using Job = MGroupedJob<Policy, Types>;

@@ -3,8 +3,8 @@
 // end of a tile, so that nothing but the first tile of a block waits for memory, and stores pass
 // under the next tile's loads. m_grouped.cuh and k_grouped.cuh supply a Job:
 //
+//   Policy                    Wide or Pair (policy.h)
 //   In, Tile, Left, Right     element type; a tile of out; layouts of the operands (operands.cuh)
-//   kTileColumns              of the output tile; it has kTileRows rows
 //   Window, window()          group sizes, 32 at a time (cuda/gemm/group_window.cuh)
 //   find(window, number)      a tile by its number; an end where there is no such tile
 //   reduction(tile)           elements to sum up
@@ -29,9 +29,9 @@ struct Shared {
 
 // The sums of one warp: acc[f][c] is a fragment of 16 rows (place.row_block(f)) and 8 columns.
 // Thread l holds of it, in [2 i + j], row l / 4 + 8 i and column 2 (l % 4) + j.
-template <int kBlocks, int kColumns>
+template <int kBlocks>
 struct Sums {
-  float acc[kBlocks][kColumns / 8][4];
+  float acc[kBlocks][kWarpColumns / 8][4];
 };
 
 template <class Job>
@@ -39,8 +39,7 @@ struct Mainloop {
   using Left = typename Job::Left;
   using Right = typename Job::Right;
   using Tile = typename Job::Tile;
-  static constexpr int kColumns = Job::kTileColumns / kColumnWarps;
-  static constexpr int kStageBytes = stage_bytes(Job::kTileColumns);
+  static constexpr int kStageBytes = stage_bytes(Job::Policy::kTileColumns);
   static constexpr int kElementsPerSlice = kSliceBytes / sizeof(typename Job::In);
   static constexpr int kPasses = Left::kPasses + Right::kPasses;
   static_assert(Left::kBytes + Right::kBytes == kStageBytes);
@@ -51,7 +50,7 @@ struct Mainloop {
   unsigned* const claims;
   const uint32_t stages_begin, stages_end;  // shared memory
   const int lookahead;                      // slices on their way while one is multiplied
-  const Place place = Place::of(threadIdx.x);
+  const Place place = Place::of<Job::Policy::kThreads>(threadIdx.x);
   Left left;
   Right right;
   uint32_t load_at, read_at;  // stages
@@ -132,7 +131,7 @@ struct Mainloop {
   template <int kBlocks>
   struct Fragments {
     LeftFragments<kBlocks> left;
-    RightFragments<kColumns> right;
+    RightFragments right;
   };
 
   template <int kBlocks>
@@ -144,12 +143,12 @@ struct Mainloop {
   // Back and forth, so that neighbours share an operand.
   template <int kBlocks>
   __device__ __forceinline__ static void multiply(const Fragments<kBlocks>& fragments,
-                                                  Sums<kBlocks, kColumns>& sums) {
+                                                  Sums<kBlocks>& sums) {
 #pragma unroll
     for (int f = 0; f < kBlocks; ++f) {
 #pragma unroll
-      for (int i = 0; i < kColumns / 8; ++i) {
-        const int c = f % 2 == 0 ? i : kColumns / 8 - 1 - i;
+      for (int i = 0; i < kWarpColumns / 8; ++i) {
+        const int c = f % 2 == 0 ? i : kWarpColumns / 8 - 1 - i;
         ptx::multiply_add<typename Job::In>(sums.acc[f][c], fragments.left.words[f],
                                             fragments.right.words[c]);
       }
@@ -160,7 +159,7 @@ struct Mainloop {
   // Copies go to the stage that was read before this slice.
   template <int kBlocks>
   __device__ __forceinline__ void multiply_slice(Fragments<kBlocks> (&fragments)[2],
-                                                 Sums<kBlocks, kColumns>& sums) {
+                                                 Sums<kBlocks>& sums) {
     load_fragments(fragments[1], 1);
     load_part<0, 3>();
     multiply(fragments[0], sums);
@@ -187,7 +186,7 @@ struct Mainloop {
 
   template <int kBlocks>
   __device__ __forceinline__ void run_tile() {
-    Sums<kBlocks, kColumns> sums = {};
+    Sums<kBlocks> sums = {};
     Fragments<kBlocks> fragments[2];
     const int slices = divide_up(job.reduction(shared.tile[current]), kElementsPerSlice);
     // Two more than are on their way: the next tile is claimed and found meanwhile.
@@ -237,7 +236,7 @@ struct Mainloop {
 template <class Job>
 __device__ __forceinline__ const Shared<Job>& run_job(const Job& job, unsigned* claims, int stages,
                                                       uint8_t* shared_bytes) {
-  constexpr int kStageBytes = stage_bytes(Job::kTileColumns);
+  constexpr int kStageBytes = Mainloop<Job>::kStageBytes;
   const uint32_t begin = ptx::shared_address(shared_bytes);
   if (begin % 128 != 0) __trap();  // place.h counts on it
   auto& shared = *reinterpret_cast<Shared<Job>*>(shared_bytes + stages * kStageBytes);
@@ -256,7 +255,7 @@ __device__ __forceinline__ const Shared<Job>& run_job(const Job& job, unsigned* 
 // Dynamic shared memory of such a kernel.
 template <class Job>
 constexpr int shared_bytes_of(int stages) {
-  return stages * stage_bytes(Job::kTileColumns) + static_cast<int>(sizeof(Shared<Job>));
+  return stages * Mainloop<Job>::kStageBytes + static_cast<int>(sizeof(Shared<Job>));
 }
 
 }  // namespace gg::cuda::sm80

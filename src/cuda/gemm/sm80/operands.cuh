@@ -16,20 +16,19 @@ struct Source {
   int reduction;  // elements
 };
 
-// Fragments of one step for a warp: 16 kBlocks rows, or columns in pairs of eight.
+// Fragments of one step for a warp: 16 kBlocks rows, and kWarpColumns columns in pairs of eight.
 template <int kBlocks>
 struct LeftFragments {
   uint32_t words[kBlocks][4];
 };
-template <int kColumns>
 struct RightFragments {
-  uint32_t words[kColumns / 8][2];
+  uint32_t words[kWarpColumns / 8][2];
 };
 
 // Reduction contiguous: tokens, and weights [E, N, K] as they are.
-template <typename T, int kExtent>
+template <typename T, int kExtent, int kThreads>
 struct KMajor {
-  using Lies = KMajorPlace<sizeof(T), kExtent>;
+  using Lies = KMajorPlace<sizeof(T), kExtent, kThreads>;
   static constexpr int kBytes = Lies::kBytes;
   static constexpr int kPasses = Lies::kPasses;
   static constexpr int kElementsPerSlice = kSliceBytes / sizeof(T);
@@ -69,12 +68,11 @@ struct KMajor {
     }
     round(fragments.words);
   }
-  template <int kColumns>
   __device__ __forceinline__ static void right(uint32_t slice, const Place& at, int step,
-                                               RightFragments<kColumns>& fragments) {
-    const int lane = Lies::template right_lane<kColumns>(at);
+                                               RightFragments& fragments) {
+    const int lane = Lies::right_lane(at);
 #pragma unroll
-    for (int pair = 0; pair < kColumns / 16; ++pair) {
+    for (int pair = 0; pair < kWarpColumns / 16; ++pair) {
       uint32_t words[4];
       ptx::load_matrices(slice + Lies::right(lane, step, pair), words);
 #pragma unroll
@@ -95,9 +93,9 @@ struct KMajor {
 };
 
 // Rows (or columns) of the output contiguous: weights read for dgrad, both operands of wgrad.
-template <typename T, int kExtent>
+template <typename T, int kExtent, int kThreads>
 struct MnMajor {
-  using Lies = MnMajorPlace<sizeof(T), kExtent>;
+  using Lies = MnMajorPlace<sizeof(T), kExtent, kThreads>;
   static constexpr int kBytes = Lies::kBytes;
   static constexpr int kPasses = Lies::kPasses;
 
@@ -138,12 +136,11 @@ struct MnMajor {
       }
     }
   }
-  template <int kColumns>
   __device__ __forceinline__ static void right(uint32_t slice, const Place& at, int step,
-                                               RightFragments<kColumns>& fragments) {
-    const int lane = Lies::template right_lane<kColumns>(at);
+                                               RightFragments& fragments) {
+    const int lane = Lies::right_lane(at);
 #pragma unroll
-    for (int pair = 0; pair < kColumns / 16; ++pair) {
+    for (int pair = 0; pair < kWarpColumns / 16; ++pair) {
       const int offset = Lies::right(lane, step, pair);
       auto& low = fragments.words[2 * pair];
       auto& high = fragments.words[2 * pair + 1];

@@ -8,7 +8,7 @@
 //             or c ^ 2 (k % 4) for 32-bit elements, whose lanes read single words
 //
 // Warps: 2 along the rows of the output tile, whose blocks of 16 they take in turn (so that a
-// short tile costs both the same), and 4 along its columns, each with a quarter of them.
+// short tile costs both the same), and one for each kWarpColumns of its columns.
 #pragma once
 
 #include <cstdint>
@@ -18,11 +18,7 @@
 
 namespace gg::cuda::sm80 {
 
-inline constexpr int kThreads = 256;
-inline constexpr int kRowWarps = 2;
-inline constexpr int kColumnWarps = 4;
 inline constexpr int kSteps = 4;  // of 32 bytes of reduction: a mma's
-static_assert(kRowWarps * kColumnWarps * 32 == kThreads);
 
 // Which part of the output tile a thread's warp multiplies, and the thread's lane.
 struct Place {
@@ -30,15 +26,17 @@ struct Place {
   int column_warp;
   int lane;
 
+  template <int kThreads>
   GG_HOST_DEVICE static Place of(int thread) {
+    constexpr int kColumnWarps = kThreads / 32 / kRowWarps;
     return {thread / 32 / kColumnWarps, thread / 32 % kColumnWarps, thread % 32};
   }
   // First row in the tile of this warp's block f.
   GG_HOST_DEVICE int row_block(int f) const { return (f * kRowWarps + row_warp) * 16; }
 };
 
-// One operand's slice, k-major. kExtent: its rows.
-template <int kElementBytes, int kExtent>
+// One operand's slice, k-major. kExtent: its rows. kThreads: those of the block that copies it.
+template <int kElementBytes, int kExtent, int kThreads>
 struct KMajorPlace {
   static constexpr int kBytes = kExtent * kSliceBytes;
   static constexpr int kChunks = kSliceBytes / 16;         // of a row
@@ -63,9 +61,8 @@ struct KMajorPlace {
   }
 
   // Of 16 columns of the right one: columns 0-7, the same 16 bytes further, then 8-15.
-  template <int kColumns>
   GG_HOST_DEVICE static int right_lane(const Place& at) {
-    const int row = at.column_warp * kColumns + at.lane / 16 * 8 + at.lane % 8;
+    const int row = at.column_warp * kWarpColumns + at.lane / 16 * 8 + at.lane % 8;
     return row * kSliceBytes + (((at.lane / 8 % 2) ^ row % 8) * 16);
   }
   GG_HOST_DEVICE static int right(int lane_offset, int step, int pair) {
@@ -74,7 +71,7 @@ struct KMajorPlace {
 };
 
 // One operand's slice, mn-major. kExtent: the elements of a step.
-template <int kElementBytes, int kExtent>
+template <int kElementBytes, int kExtent, int kThreads>
 struct MnMajorPlace {
   static constexpr int kStepsOfReduction = kSliceBytes / kElementBytes;
   static constexpr int kStepBytes = kExtent * kElementBytes;
@@ -111,9 +108,8 @@ struct MnMajorPlace {
   }
 
   // 16 bits: k 0-7 and 8-15 of columns 0-7, then of 8-15. 32 bits as above.
-  template <int kColumns>
   GG_HOST_DEVICE static int right_lane(const Place& at) {
-    const int column = at.column_warp * kColumns;
+    const int column = at.column_warp * kWarpColumns;
     if constexpr (kElementBytes == 2) {
       const int k = at.lane / 8 % 2 * 8 + at.lane % 8;
       return k * kStepBytes + permuted(k, column / 8 + at.lane / 16) * 16;

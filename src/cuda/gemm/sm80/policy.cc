@@ -17,15 +17,56 @@ bool can_load_weights(const TensorView& weights, WeightMajor major) {
   return are_good_matrices(weights, major == WeightMajor::kK ? 2 : 1);
 }
 
+// 0: too few.
+template <class Policy>
+int stages_for(int64_t shared_bytes) {
+  const int64_t stages = (shared_bytes - kOtherBytes) / stage_bytes(Policy::kTileColumns);
+  return stages < kMinStages ? 0 : static_cast<int>(base::min(stages, kMaxStages));
+}
+
+// The system takes 1 KB a block, which from 8.0 on is also what a multiprocessor has more than a
+// block may get. Where other kernels are to keep multiprocessors for themselves, blocks must be
+// too large to share one: twice as many would spread over twice as many.
+bool has_room_for_pairs(const DeviceLimits& limits) {
+  constexpr int64_t kSystemBytes = 1024;
+  constexpr int64_t kBlockBytes =
+      kMinStages * stage_bytes(Pair::kTileColumns) + kOtherBytes + kSystemBytes;
+  return !limits.is_shared &&
+         Pair::kBlocksPerSm * kBlockBytes <= limits.shared_bytes_per_block + kSystemBytes;
+}
+
+// tf32: rounding takes instructions, under which the other block multiplies (H200, 2026-11-23,
+// TFLOP/s cold: forward 191 against 181, dgrad 178 against 169).
+Work work_of(const GmmProblem& problem) {
+  return {.num_columns = problem.out.size(1),
+          .wide_tiles = max_num_tiles(problem, Wide::kTileColumns),
+          .small_tiles = max_num_tiles(problem, Pair::kTileColumns),
+          .prefers_pairs = problem.tokens.dtype == DType::kFloat32};
+}
+
 }  // namespace
 
-Shape shape_for(int64_t shared_bytes, int widest) {
-  for (const int columns : {Wide::kTileColumns, Narrow::kTileColumns}) {
-    const int64_t stages = (shared_bytes - kOtherBytes) / stage_bytes(columns);
-    if (columns > widest || stages < kMinStages) continue;
-    return {columns, static_cast<int>(base::min(stages, kMaxStages))};
+Shape shape_for(const DeviceLimits& limits, const Work& work) {
+  const int64_t bytes = limits.shared_bytes_per_block;
+  const bool fills_wide = work.num_columns > Pair::kTileColumns &&
+                          work.wide_tiles >= limits.num_sms && stages_for<Wide>(bytes) > 0;
+  const bool fills_pairs = work.small_tiles > limits.num_sms && has_room_for_pairs(limits);
+  if (fills_pairs && (work.prefers_pairs || !fills_wide)) {
+    return {Pair::kTileColumns, kMinStages, Pair::kBlocksPerSm};
   }
-  return {};
+  if (fills_wide) return {Wide::kTileColumns, stages_for<Wide>(bytes)};
+  if (!has_shape(limits)) return {};
+  return {Pair::kTileColumns, stages_for<Pair>(bytes)};
+}
+
+bool has_shape(const DeviceLimits& limits) {
+  return stages_for<Pair>(limits.shared_bytes_per_block) > 0;
+}
+
+int64_t num_blocks_of(const DeviceLimits& limits, const Work& work, const Shape& shape) {
+  const bool is_wide = shape.tile_columns == Wide::kTileColumns;
+  return base::clamp(is_wide ? work.wide_tiles : work.small_tiles, 1,
+                     shape.blocks_per_sm * base::max(1, limits.num_sms));
 }
 
 std::string_view refusal(const GmmProblem& problem, const DeviceLimits& limits) {
@@ -33,7 +74,7 @@ std::string_view refusal(const GmmProblem& problem, const DeviceLimits& limits) 
   const TensorView& weights = problem.weights;
   const TensorView& out = problem.out;
   if (!is_built()) return "this build has no kernels for architecture 8.0 or newer";
-  if (shape_for(limits.shared_bytes_per_block, Narrow::kTileColumns).stages == 0) {
+  if (!has_shape(limits)) {
     return "the device grants a block too little shared memory";
   }
   if (tokens.dtype == DType::kFloat32 && !problem.allow_tf32) {
@@ -55,7 +96,7 @@ std::string_view refusal(const GmmProblem& problem, const DeviceLimits& limits) 
     return "a dimension is larger than 2^30";
   }
   if (weights.size(0) > kMaxExtent) return "there are more than 2^30 groups";
-  if (max_num_tiles(problem, Narrow::kTileColumns) > kMaxTiles) {
+  if (max_num_tiles(problem, Pair::kTileColumns) > kMaxTiles) {
     return "there are more than 2^30 tiles";
   }
   return {};
@@ -73,14 +114,13 @@ Variant variant_of(const GmmProblem& problem) {
 }
 
 void plan_gmm(GmmPlan& plan, const GmmProblem& problem, const DeviceLimits& limits) {
-  const auto num_tiles = [&](int columns) { return max_num_tiles(problem, columns); };
-  const int widest = widest_for(num_tiles, problem.out.size(1), limits.num_sms);
-  const Shape shape = shape_for(limits.shared_bytes_per_block, widest);
+  const Work work = work_of(problem);
+  const Shape shape = shape_for(limits, work);
   plan.policy = {.tile_m = kTileRows,
                  .tile_n = shape.tile_columns,
                  .tile_k = kSliceBytes / static_cast<int>(size_of(problem.tokens.dtype)),
                  .stages = shape.stages};
-  plan.num_blocks = base::clamp(num_tiles(shape.tile_columns), 1, base::max(1, limits.num_sms));
+  plan.num_blocks = num_blocks_of(limits, work, shape);
   plan.workspace_bytes = kClaimsBytes + groups_workspace_bytes(problem.groups);
 }
 

@@ -12,18 +12,26 @@ inline constexpr int kRowStep = 32;      // granularity of a token tile's length
 inline constexpr int kSliceBytes = 128;  // of reduction: 64 elements of 16 bits, 32 of 32
 inline constexpr int kTokenBlock = 16;   // token tiles that pass over the features together
 
-// A warp multiplies 64 x 64. By counting, not timed yet: at 1270 products a cycle and
-// multiprocessor (mma.sync on Hopper) a step of 32 bytes takes 413 cycles, in which shared memory
-// is read for 256 and written for 96; 32 columns fewer a warp would make it the bound.
-struct Wide {
-  static constexpr int kTileColumns = 256;
+// Warps multiply 64 x 64 each, 2 along the rows: of 64 x 32 the reads of shared memory would be
+// the bound. (H200, 2026-11-23, bf16, TFLOP/s cold: Wide forward 393, wgrad 320; Pair forward 395,
+// wgrad 352; 8 warps of 64 x 32 forward 309. benchmarks/NOTES.md has what else was tried.)
+inline constexpr int kRowWarps = 2;
+inline constexpr int kWarpColumns = 64;
+
+template <int kColumns, int kBlocks>
+struct TilePolicy {
+  static constexpr int kTileColumns = kColumns;
+  static constexpr int kThreads = kRowWarps * (kColumns / kWarpColumns) * 32;
+  static constexpr int kBlocksPerSm = kBlocks;  // that registers allow
 };
 
-// A warp multiplies 64 x 32. For a block's shared memory of 99 KB (8.6, 8.9, 12.x), and for
-// outputs too small to fill the GPU with wide tiles.
-struct Narrow {
-  static constexpr int kTileColumns = 128;
-};
+// One block a multiprocessor: reads least from L2.
+using Wide = TilePolicy<256, 1>;
+
+// Two blocks where shared memory allows it, so that one multiplies while the other stores or
+// waits. One block for a block's shared memory of 99 KB (8.6, 8.9, 12.x), and for outputs too
+// small to fill the GPU with wide tiles.
+using Pair = TilePolicy<128, 2>;
 
 inline constexpr int kMinStages = 3;  // the one that is multiplied, and two on their way
 inline constexpr int kMaxStages = 5;
@@ -31,26 +39,33 @@ inline constexpr int kOtherBytes = 3072;  // of shared memory besides the stages
 
 constexpr int stage_bytes(int tile_columns) { return (kTileRows + tile_columns) * kSliceBytes; }
 
-// What a block may hold: a tile's width and the slices of both operands that are in shared
-// memory at once. stages == 0: not even the narrow tile fits.
+// A tile's width, the slices of both operands that are in shared memory at once, and how many
+// blocks share a multiprocessor. stages == 0: not even one small tile fits.
 struct Shape {
   int tile_columns = 0;
   int stages = 0;
+  int blocks_per_sm = 1;
 
   bool operator==(const Shape&) const = default;
 };
 
-// The widest shape for so much shared memory, for at most this width.
-Shape shape_for(int64_t shared_bytes, int widest);
+// What of a problem decides on its shape. Tiles: upper bounds for any group sizes.
+struct Work {
+  int64_t num_columns = 0;
+  int64_t wide_tiles = 0;
+  int64_t small_tiles = 0;  // of Pair
+  bool prefers_pairs = false;
+};
 
-// The widest tile that leaves no multiprocessor idle, as far as that is in its power:
-// num_tiles(columns) is the number of tiles of that width, at least one a group.
-template <typename NumTiles>
-int widest_for(const NumTiles& num_tiles, int64_t num_columns, int num_sms) {
-  const bool is_slim = num_columns <= Narrow::kTileColumns;
-  const bool is_few = num_tiles(Wide::kTileColumns) < num_sms;
-  return is_slim || is_few ? Narrow::kTileColumns : Wide::kTileColumns;
-}
+// Tiles that leave no multiprocessor idle, as far as that is in their power. `prefers_pairs`: two
+// small blocks rather than a wide one where both would do that.
+Shape shape_for(const DeviceLimits& limits, const Work& work);
+
+// Whether any shape fits.
+bool has_shape(const DeviceLimits& limits);
+
+// The blocks that `work` launches in a shape.
+int64_t num_blocks_of(const DeviceLimits& limits, const Work& work, const Shape& shape);
 
 // Which dimension of the weights [E, N, K] has stride 1.
 enum class WeightMajor { kK, kN };

@@ -1,29 +1,36 @@
-// Path sm80 on a GPU of 8.0 or more, each row of its menu: both tile widths and every number of
-// stages (by made-up limits, which a bigger GPU holds as well), both layouts of the weights, every
-// output. Against double with the CPU's bounds; outputs poisoned, buffers guarded.
+// Path sm80 on a GPU of 8.0 or more, each row of its menu: both tile widths, every number of
+// stages and two blocks a multiprocessor (by made-up limits, which a bigger GPU holds as well),
+// both layouts of the weights, every output. Against double with the CPU's bounds; outputs
+// poisoned, buffers guarded.
 #include <gtest/gtest.h>
 
 #include <limits>
 
+#include "cuda/gemm/sm80/policy.h"
 #include "cuda/support/device.h"
 #include "support/gmm_case.h"
 
 namespace gg::test {
 namespace {
 
-// What a block is granted: A100's, L40's and Hopper's shared memory. One or two multiprocessors
-// leave several tiles to each block, and wide ones where they fit.
+using cuda::sm80::Shape;
+
+// What a block is granted: A100's, L40's and Hopper's shared memory, one or two multiprocessors
+// that leave several tiles to each block, or all of them, which are more than there are tiles.
 struct Grant {
   const char* name;
   int64_t shared_bytes;
   int max_sms;
-  int tile_n;  // where the output is wide enough
-  int stages;
+  Shape gmm, wgrad;     // of outputs that are wide enough
+  bool is_all = false;  // as if the GPU had no more multiprocessors
 };
 constexpr Grant kGrants[] = {
-    {"WideThreeStages", 166912, 1, 256, 3},   {"WideFourStages", 232448, 2, 256, 4},
-    {"NarrowThreeStages", 101376, 2, 128, 3}, {"NarrowFourStages", 137216, 1, 128, 4},
-    {"NarrowFiveStages", 232448, 0, 128, 5},  // more multiprocessors than tiles
+    {"WideThreeStages", 166912, 1, {256, 3}, {256, 3}},
+    {"WideFourStages", 232448, 2, {256, 4}, {256, 4}},
+    {"SmallThreeStages", 101376, 2, {128, 3}, {128, 3}},
+    {"SmallFourStages", 137216, 1, {128, 4}, {128, 4}},
+    {"SmallFiveStages", 232448, 0, {128, 5}, {128, 5}},
+    {"Pairs", 232448, 1, {256, 4}, {128, 3, 2}, true},
 };
 void PrintTo(const Grant& grant, std::ostream* out) { *out << grant.name; }
 
@@ -39,6 +46,7 @@ class Sm80 : public OnDeviceWith<Grant> {
     }
     target_.limits.shared_bytes_per_block = GetParam().shared_bytes;
     target_.max_sms = GetParam().max_sms;
+    if (GetParam().is_all) target_.limits.num_sms = GetParam().max_sms;
     target_.force_path = Path::kSm80;
   }
 
@@ -86,8 +94,14 @@ INSTANTIATE_TEST_SUITE_P(, Sm80, testing::ValuesIn(kGrants),
 TEST_P(Sm80, TakesTheShapeThatItIsGranted) {
   const GmmCase gmm({"", {130, 2}}, {64, 264}, DType::kBFloat16, DType::kBFloat16);
   const GmmPlan plan = plan_gmm(gmm.problem(), target());
-  EXPECT_EQ(plan.policy.tile_n, GetParam().tile_n);
-  EXPECT_EQ(plan.policy.stages, GetParam().stages);
+  EXPECT_EQ(plan.policy.tile_n, GetParam().gmm.tile_columns);
+  EXPECT_EQ(plan.policy.stages, GetParam().gmm.stages);
+  const WgradCase wgrad({"", {130, 2}}, {264, 64}, DType::kBFloat16, DType::kBFloat16);
+  const GmmPlan backward = plan_gmm_wgrad(wgrad.problem(), target());
+  EXPECT_EQ(backward.policy.tile_n, GetParam().wgrad.tile_columns);
+  EXPECT_EQ(backward.policy.stages, GetParam().wgrad.stages);
+  if (GetParam().max_sms == 0) return;
+  EXPECT_EQ(backward.num_blocks, GetParam().max_sms * GetParam().wgrad.blocks_per_sm);
 }
 
 // float32 operands that tf32 holds exactly: sums keep float32's bounds.

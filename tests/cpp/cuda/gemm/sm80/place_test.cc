@@ -19,6 +19,30 @@ struct Element {
   bool operator==(const Element&) const = default;
 };
 
+// The block that copies an operand.
+template <class Lies>
+constexpr int kThreads = 0;
+template <int kElementBytes, int kExtent, int kCount>
+constexpr int kThreads<KMajorPlace<kElementBytes, kExtent, kCount>> = kCount;
+template <int kElementBytes, int kExtent, int kCount>
+constexpr int kThreads<MnMajorPlace<kElementBytes, kExtent, kCount>> = kCount;
+
+// What Wide's and Pair's blocks copy.
+template <int kElementBytes>
+using WideKMajor = KMajorPlace<kElementBytes, Wide::kTileColumns, Wide::kThreads>;
+template <int kElementBytes>
+using PairKMajor = KMajorPlace<kElementBytes, Pair::kTileColumns, Pair::kThreads>;
+template <int kElementBytes>
+using WideMnMajor = MnMajorPlace<kElementBytes, Wide::kTileColumns, Wide::kThreads>;
+template <int kElementBytes>
+using PairMnMajor = MnMajorPlace<kElementBytes, Pair::kTileColumns, Pair::kThreads>;
+// Wide's left operand.
+template <int kElementBytes>
+using RowsKMajor = KMajorPlace<kElementBytes, kTileRows, Wide::kThreads>;
+template <int kElementBytes>
+using RowsMnMajor = MnMajorPlace<kElementBytes, kTileRows, Wide::kThreads>;
+static_assert(kTileRows == Pair::kTileColumns, "Pair's operands lie alike");
+
 // Shared memory by bytes, as the copies fill it. Copies(...) names the first element of a chunk.
 template <int kBytes, int kElementBytes>
 class Slice {
@@ -37,11 +61,11 @@ class Slice {
   std::array<Element, kBytes / kElementBytes> elements_{};
 };
 
-template <int kElementBytes, int kExtent>
-auto filled(KMajorPlace<kElementBytes, kExtent>) {
-  using Lies = KMajorPlace<kElementBytes, kExtent>;
+template <int kElementBytes, int kExtent, int kCount>
+auto filled(KMajorPlace<kElementBytes, kExtent, kCount>) {
+  using Lies = KMajorPlace<kElementBytes, kExtent, kCount>;
   Slice<Lies::kBytes, kElementBytes> slice;
-  for (int thread = 0; thread < kThreads; ++thread) {
+  for (int thread = 0; thread < kCount; ++thread) {
     for (int pass = 0; pass < Lies::kPasses; ++pass) {
       slice.put(Lies::copy_target(thread) + pass * Lies::kPassBytes,
                 {thread / Lies::kChunks + pass * Lies::kRowsPerPass,
@@ -52,11 +76,11 @@ auto filled(KMajorPlace<kElementBytes, kExtent>) {
   return slice;
 }
 
-template <int kElementBytes, int kExtent>
-auto filled(MnMajorPlace<kElementBytes, kExtent>) {
-  using Lies = MnMajorPlace<kElementBytes, kExtent>;
+template <int kElementBytes, int kExtent, int kCount>
+auto filled(MnMajorPlace<kElementBytes, kExtent, kCount>) {
+  using Lies = MnMajorPlace<kElementBytes, kExtent, kCount>;
   Slice<Lies::kBytes, kElementBytes> slice;
-  for (int thread = 0; thread < kThreads; ++thread) {
+  for (int thread = 0; thread < kCount; ++thread) {
     for (int pass = 0; pass < Lies::kPasses; ++pass) {
       slice.put(Lies::copy_target(thread) + pass * Lies::kPassBytes,
                 {thread % Lies::kChunks * (16 / kElementBytes),
@@ -126,13 +150,13 @@ constexpr int kStepElements = 32 / kElementBytes;
 template <int kElementBytes, class Lies, bool kTransposed>
 void expect_left_matrices() {
   const auto slice = filled(Lies{});
-  for (int warp = 0; warp < kThreads / 32; ++warp) {
+  for (int warp = 0; warp < kThreads<Lies> / 32; ++warp) {
     for (int step = 0; step < kSteps; ++step) {
       for (int f = 0; f < kTileRows / kRowStep; ++f) {
         const auto offset = [&](int thread) {
-          return Lies::left(Lies::left_lane(Place::of(thread)), step, f);
+          return Lies::left(Lies::left_lane(Place::of<kThreads<Lies>>(thread)), step, f);
         };
-        const int row = Place::of(warp * 32).row_block(f);
+        const int row = Place::of<kThreads<Lies>>(warp * 32).row_block(f);
         expect_matrices<Lies, kElementBytes, kTransposed>(slice, offset, warp, [&](int m) {
           return Element{row + m % 2 * 8, (2 * step + m / 2) * kStepElements<kElementBytes> / 2};
         });
@@ -142,16 +166,17 @@ void expect_left_matrices() {
   }
 }
 
-template <int kElementBytes, class Lies, int kColumns, bool kTransposed>
+template <int kElementBytes, class Lies, bool kTransposed>
 void expect_right_matrices() {
   const auto slice = filled(Lies{});
-  for (int warp = 0; warp < kThreads / 32; ++warp) {
+  for (int warp = 0; warp < kThreads<Lies> / 32; ++warp) {
     for (int step = 0; step < kSteps; ++step) {
-      for (int pair = 0; pair < kColumns / 16; ++pair) {
+      for (int pair = 0; pair < kWarpColumns / 16; ++pair) {
         const auto offset = [&](int thread) {
-          return Lies::right(Lies::template right_lane<kColumns>(Place::of(thread)), step, pair);
+          return Lies::right(Lies::right_lane(Place::of<kThreads<Lies>>(thread)), step, pair);
         };
-        const int column = Place::of(warp * 32).column_warp * kColumns + pair * 16;
+        const int column =
+            Place::of<kThreads<Lies>>(warp * 32).column_warp * kWarpColumns + pair * 16;
         expect_matrices<Lies, kElementBytes, kTransposed>(slice, offset, warp, [&](int m) {
           return Element{column + m / 2 * 8, (2 * step + m % 2) * kStepElements<kElementBytes> / 2};
         });
@@ -162,24 +187,27 @@ void expect_right_matrices() {
 }
 
 TEST(Sm80KMajorOperands, GiveEveryLaneItsRows) {
-  expect_left_matrices<2, KMajorPlace<2, 128>, false>();
-  expect_left_matrices<4, KMajorPlace<4, 128>, false>();
+  expect_left_matrices<2, RowsKMajor<2>, false>();
+  expect_left_matrices<2, PairKMajor<2>, false>();
+  expect_left_matrices<4, RowsKMajor<4>, false>();
+  expect_left_matrices<4, PairKMajor<4>, false>();
 }
 
 TEST(Sm80KMajorOperands, GiveEveryLaneItsColumns) {
-  expect_right_matrices<2, KMajorPlace<2, 256>, 64, false>();
-  expect_right_matrices<2, KMajorPlace<2, 128>, 32, false>();
-  expect_right_matrices<4, KMajorPlace<4, 256>, 64, false>();
-  expect_right_matrices<4, KMajorPlace<4, 128>, 32, false>();
+  expect_right_matrices<2, WideKMajor<2>, false>();
+  expect_right_matrices<2, PairKMajor<2>, false>();
+  expect_right_matrices<4, WideKMajor<4>, false>();
+  expect_right_matrices<4, PairKMajor<4>, false>();
 }
 
 TEST(Sm80MnMajorOperands, GiveEveryLaneItsRowsTransposed) {
-  expect_left_matrices<2, MnMajorPlace<2, 128>, true>();
+  expect_left_matrices<2, RowsMnMajor<2>, true>();
+  expect_left_matrices<2, PairMnMajor<2>, true>();
 }
 
 TEST(Sm80MnMajorOperands, GiveEveryLaneItsColumnsTransposed) {
-  expect_right_matrices<2, MnMajorPlace<2, 256>, 64, true>();
-  expect_right_matrices<2, MnMajorPlace<2, 128>, 32, true>();
+  expect_right_matrices<2, WideMnMajor<2>, true>();
+  expect_right_matrices<2, PairMnMajor<2>, true>();
 }
 
 // 32 bits, word by word: registers at (outer, outer + 8) x (k, k + 4).
@@ -201,60 +229,68 @@ void expect_words(const Offset& offset_of_thread, int warp, int outer, int k) {
   }
 }
 
-TEST(Sm80MnMajorOperands, GiveEveryLaneItsWordsOf32Bits) {
-  using Left = MnMajorPlace<4, 128>;
-  using Wide = MnMajorPlace<4, 256>;
-  using Narrow = MnMajorPlace<4, 128>;
-  for (int warp = 0; warp < kThreads / 32; ++warp) {
-    const Place place = Place::of(warp * 32);
+template <class Rows, class Columns>
+void expect_words_of_all_lanes() {
+  static_assert(kThreads<Rows> == kThreads<Columns>);
+  for (int warp = 0; warp < kThreads<Rows> / 32; ++warp) {
+    const Place place = Place::of<kThreads<Rows>>(warp * 32);
     for (int step = 0; step < kSteps; ++step) {
       for (int i = 0; i < 4; ++i) {
         const auto left = [&](int thread) {
-          return Left::left(Left::left_lane(Place::of(thread)), step, i);
+          return Rows::left(Rows::left_lane(Place::of<kThreads<Rows>>(thread)), step, i);
         };
-        expect_words<Left>(left, warp, place.row_block(i), step * 8);
-        const auto wide = [&](int thread) {
-          return Wide::right(Wide::right_lane<64>(Place::of(thread)), step, i);
+        expect_words<Rows>(left, warp, place.row_block(i), step * 8);
+        const auto right = [&](int thread) {
+          return Columns::right(Columns::right_lane(Place::of<kThreads<Rows>>(thread)), step, i);
         };
-        expect_words<Wide>(wide, warp, place.column_warp * 64 + i * 16, step * 8);
-        if (i >= 2) continue;
-        const auto narrow = [&](int thread) {
-          return Narrow::right(Narrow::right_lane<32>(Place::of(thread)), step, i);
-        };
-        expect_words<Narrow>(narrow, warp, place.column_warp * 32 + i * 16, step * 8);
+        expect_words<Columns>(right, warp, place.column_warp * kWarpColumns + i * 16, step * 8);
         if (testing::Test::HasFatalFailure()) return;
       }
     }
   }
 }
 
+TEST(Sm80MnMajorOperands, GiveEveryLaneItsWordsOf32Bits) {
+  expect_words_of_all_lanes<RowsMnMajor<4>, WideMnMajor<4>>();
+  expect_words_of_all_lanes<PairMnMajor<4>, PairMnMajor<4>>();
+}
+
 // Eight lanes write 128 bytes at once.
 template <class Lies>
 void expect_copies_without_conflict() {
-  for (int warp = 0; warp < kThreads / 32; ++warp) {
+  for (int warp = 0; warp < kThreads<Lies> / 32; ++warp) {
     expect_no_conflict([&](int lane) { return Lies::copy_target(warp * 32 + lane); }, 8, 16);
   }
 }
 
 TEST(Sm80Copies, NeverMeetInABank) {
-  expect_copies_without_conflict<KMajorPlace<2, 256>>();
-  expect_copies_without_conflict<MnMajorPlace<2, 128>>();
-  expect_copies_without_conflict<MnMajorPlace<2, 256>>();
-  expect_copies_without_conflict<MnMajorPlace<4, 128>>();
-  expect_copies_without_conflict<MnMajorPlace<4, 256>>();
+  expect_copies_without_conflict<WideKMajor<2>>();
+  expect_copies_without_conflict<PairKMajor<2>>();
+  expect_copies_without_conflict<RowsMnMajor<2>>();
+  expect_copies_without_conflict<WideMnMajor<2>>();
+  expect_copies_without_conflict<PairMnMajor<2>>();
+  expect_copies_without_conflict<RowsMnMajor<4>>();
+  expect_copies_without_conflict<WideMnMajor<4>>();
+  expect_copies_without_conflict<PairMnMajor<4>>();
+}
+
+template <class Policy>
+void expect_even_shares() {
+  std::set<int> rows, columns;
+  for (int warp = 0; warp < Policy::kThreads / 32; ++warp) {
+    const Place place = Place::of<Policy::kThreads>(warp * 32);
+    for (int f = 0; f < kTileRows / kRowStep; ++f) rows.insert(place.row_block(f));
+    columns.insert(place.column_warp);
+    EXPECT_LT(place.row_block(0), kRowStep);  // a tile of 32 rows: a block for each
+  }
+  EXPECT_EQ(rows, (std::set<int>{0, 16, 32, 48, 64, 80, 96, 112}));
+  EXPECT_EQ(*columns.begin(), 0);
+  EXPECT_EQ(*columns.rbegin(), Policy::kTileColumns / kWarpColumns - 1);
 }
 
 TEST(Sm80Warps, CoverTheTileAndShareShortOnesEvenly) {
-  std::set<int> blocks;
-  for (int warp = 0; warp < kThreads / 32; ++warp) {
-    for (int f = 0; f < kTileRows / kRowStep; ++f) {
-      blocks.insert(Place::of(warp * 32).row_block(f));
-    }
-  }
-  EXPECT_EQ(blocks, (std::set<int>{0, 16, 32, 48, 64, 80, 96, 112}));
-  for (int warp = 0; warp < kThreads / 32; ++warp) {  // a tile of 32 rows: a block for each
-    EXPECT_LT(Place::of(warp * 32).row_block(0), kRowStep);
-  }
+  expect_even_shares<Wide>();
+  expect_even_shares<Pair>();
 }
 
 }  // namespace

@@ -11,49 +11,90 @@
 namespace gg::test {
 namespace {
 
-using cuda::sm80::Narrow;
+using cuda::sm80::Pair;
 using cuda::sm80::Shape;
 using cuda::sm80::shape_for;
 using cuda::sm80::Wide;
+using cuda::sm80::Work;
 
 constexpr DeviceLimits kA100{
     .compute_capability = 80, .num_sms = 108, .shared_bytes_per_block = 166912};
 constexpr DeviceLimits kBlackwell{
     .compute_capability = 100, .num_sms = 148, .shared_bytes_per_block = 232448};
 
+DeviceLimits granting(int64_t shared_bytes) {
+  return {.compute_capability = 80, .num_sms = 100, .shared_bytes_per_block = shared_bytes};
+}
+constexpr Work kMuch{.num_columns = 4096, .wide_tiles = 5000, .small_tiles = 10000};
+constexpr Work kMuchInPairs{
+    .num_columns = 4096, .wide_tiles = 5000, .small_tiles = 10000, .prefers_pairs = true};
+constexpr Work kSlim{.num_columns = 128, .wide_tiles = 5000, .small_tiles = 5000};
+constexpr Work kLittle{
+    .num_columns = 4096, .wide_tiles = 50, .small_tiles = 100, .prefers_pairs = true};
+
 TEST(Sm80Shapes, FollowFromTheSharedMemoryOfABlock) {
-  const std::pair<int64_t, Shape> wanted[] = {
-      {48 * 1024, {}},
-      {64 * 1024, {}},        // 7.5
-      {96 * 1024, {}},        // 7.0
-      {99 * 1024, {128, 3}},  // 8.6, 8.9, 12.x
-      {130 * 1024, {128, 3}},
-      {136 * 1024, {128, 4}},  //
-      {147 * 1024 - 1, {128, 4}},
-      {147 * 1024, {256, 3}},  // three stages of 48 KB and the rest
-      {163 * 1024, {256, 3}},  // 8.0
-      {227 * 1024, {256, 4}},  // 9.0, 10.x
-      {1024 * 1024, {256, 5}},
+  struct Row {
+    int64_t bytes;
+    Shape much, in_pairs, slim;
   };
-  for (const auto& [bytes, shape] : wanted) {
-    EXPECT_EQ(shape_for(bytes, Wide::kTileColumns).tile_columns, shape.tile_columns) << bytes;
-    EXPECT_EQ(shape_for(bytes, Wide::kTileColumns).stages, shape.stages) << bytes;
+  const Shape none{};
+  const Row rows[] = {
+      {48 * 1024, none, none, none},
+      {64 * 1024, none, none, none},                     // 7.5
+      {96 * 1024, none, none, none},                     // 7.0
+      {99 * 1024, {128, 3}, {128, 3}, {128, 3}},         // 8.6, 8.9, 12.x
+      {147 * 1024 - 1, {128, 4}, {128, 4}, {128, 4}},    //
+      {147 * 1024, {256, 3}, {256, 3}, {128, 4}},        // three stages of 48 KB, the rest
+      {163 * 1024, {256, 3}, {256, 3}, {128, 5}},        // 8.0
+      {198 * 1024, {256, 4}, {256, 4}, {128, 5}},        // two small blocks, but not their
+      {199 * 1024, {256, 4}, {128, 3, 2}, {128, 3, 2}},  // second KB for the system
+      {227 * 1024, {256, 4}, {128, 3, 2}, {128, 3, 2}},  // 9.0, 10.x
+      {1024 * 1024, {256, 5}, {128, 3, 2}, {128, 3, 2}},
+  };
+  for (const Row& row : rows) {
+    EXPECT_EQ(shape_for(granting(row.bytes), kMuch), row.much) << row.bytes;
+    EXPECT_EQ(shape_for(granting(row.bytes), kMuchInPairs), row.in_pairs) << row.bytes;
+    EXPECT_EQ(shape_for(granting(row.bytes), kSlim), row.slim) << row.bytes;
   }
-  EXPECT_EQ(shape_for(163 * 1024, Narrow::kTileColumns), (Shape{128, 5}));
-  EXPECT_EQ(shape_for(227 * 1024, Narrow::kTileColumns), (Shape{128, 5}));
+}
+
+TEST(Sm80Shapes, HaveAMultiprocessorForThemselvesWhereTilesAreFewOrOthersRunBeside) {
+  EXPECT_EQ(shape_for(granting(227 * 1024), kLittle), (Shape{128, 5}));
+  DeviceLimits shared = granting(227 * 1024);
+  shared.is_shared = true;
+  EXPECT_EQ(shape_for(shared, kMuchInPairs), (Shape{256, 4}));
+  EXPECT_EQ(shape_for(shared, kSlim), (Shape{128, 5}));
 }
 
 TEST(Sm80Shapes, AlwaysFitWithWhatElseABlockHolds) {
+  constexpr int64_t kSystemBytes = 1024;  // a block; a multiprocessor has as much more than a block
   for (int64_t bytes = 0; bytes < 300 * 1024; bytes += 512) {
-    for (int widest : {Wide::kTileColumns, Narrow::kTileColumns}) {
-      const Shape shape = shape_for(bytes, widest);
-      if (shape.stages == 0) continue;
-      EXPECT_LE(
-          shape.stages * cuda::sm80::stage_bytes(shape.tile_columns) + cuda::sm80::kOtherBytes,
-          bytes);
-      EXPECT_LE(shape.tile_columns, widest);
+    for (bool is_shared : {false, true}) {
+      for (const Work& work : {kMuch, kMuchInPairs, kSlim, kLittle}) {
+        DeviceLimits limits = granting(bytes);
+        limits.is_shared = is_shared;
+        const Shape shape = shape_for(limits, work);
+        EXPECT_EQ(shape.stages > 0, cuda::sm80::has_shape(limits));
+        if (shape.stages == 0) continue;
+        const int64_t block = shape.stages * cuda::sm80::stage_bytes(shape.tile_columns) +
+                              cuda::sm80::kOtherBytes + kSystemBytes;
+        EXPECT_LE(shape.blocks_per_sm * block, bytes + kSystemBytes);
+        // No second block comes where it is not counted on.
+        if (is_shared) EXPECT_GT(2 * block, bytes + kSystemBytes);
+      }
     }
   }
+}
+
+TEST(Sm80Shapes, LaunchNoMoreBlocksThanTheyHaveRoomFor) {
+  const auto blocks = [](const Work& work, const Shape& shape) {
+    return cuda::sm80::num_blocks_of(granting(0), work, shape);
+  };
+  EXPECT_EQ(blocks(kMuch, {256, 4}), 100);
+  EXPECT_EQ(blocks(kMuch, {128, 3, 2}), 200);
+  EXPECT_EQ(blocks(kLittle, {128, 5}), 100);
+  EXPECT_EQ(blocks(kLittle, {256, 4}), 50);
+  EXPECT_EQ(blocks(Work{}, {128, 5}), 1);
 }
 
 TensorView tensor(DType dtype, std::initializer_list<int64_t> sizes,
@@ -128,13 +169,26 @@ TEST_F(Sm80Plans, CanBeForcedOnHopperAndNotOnTuring) {
                       {"7.5", "needs 8.0 or more"}));
 }
 
-TEST_F(Sm80Plans, TakeNarrowTilesWhereWideOnesWouldLeaveMultiprocessorsIdle) {
-  EXPECT_EQ(plan(problem_of(65536, 8, 4096, 512)).policy.tile_n, 256);
-  EXPECT_EQ(plan(problem_of(65536, 8, 128, 512)).policy.tile_n, 128);
-  EXPECT_EQ(plan(problem_of(128, 1, 4096, 512)).policy.tile_n, 128);
-  EXPECT_EQ(plan(wgrad_of(4096, 1, 1024, 1024)).policy.tile_n, 128);
-  EXPECT_EQ(plan(wgrad_of(4096, 8, 1024, 1024)).policy.tile_n, 256);
-  EXPECT_EQ(plan(wgrad_of(4096, 64, 4096, 128)).policy.tile_n, 128);
+TEST_F(Sm80Plans, TakeSmallTilesWhereWideOnesWouldLeaveMultiprocessorsIdle) {
+  EXPECT_EQ(plan(problem_of(65536, 8, 4096, 512)).policy.tile_n, Wide::kTileColumns);
+  EXPECT_EQ(plan(problem_of(65536, 8, 128, 512)).policy.tile_n, Pair::kTileColumns);
+  EXPECT_EQ(plan(problem_of(128, 1, 4096, 512)).policy.tile_n, Pair::kTileColumns);
+  EXPECT_EQ(plan(wgrad_of(4096, 1, 1024, 1024)).policy.tile_n, Pair::kTileColumns);
+  EXPECT_EQ(plan(wgrad_of(4096, 8, 1024, 1024)).policy.tile_n, Wide::kTileColumns);
+  EXPECT_EQ(plan(wgrad_of(4096, 64, 4096, 128)).policy.tile_n, Pair::kTileColumns);
+}
+
+TEST_F(Sm80Plans, TakeSmallTilesInPairsForWgradAndTf32WhereThereIsRoom) {
+  const auto print = [](const auto& problem) {
+    return to_string(plan(problem, Path::kSm80, kBlackwell));
+  };
+  EXPECT_EQ(print(problem_of(65536, 8, 4096, 512)),
+            "gmm sm80 tile=128x256x64 stages=4 blocks<=148 workspace=128B");
+  EXPECT_EQ(print(wgrad_of(65536, 8, 4096, 512)),
+            "gmm_wgrad sm80 tile=128x128x64 stages=3 blocks<=296 workspace=128B");
+  GmmProblem problem = problem_of(65536, 8, 4096, 512, DType::kFloat32);
+  problem.allow_tf32 = true;
+  EXPECT_EQ(print(problem), "gmm sm80 tile=128x128x32 stages=3 blocks<=296 workspace=128B");
 }
 
 TEST_F(Sm80Plans, HaveHalfTheReductionStepForTf32) {
@@ -149,6 +203,11 @@ TEST_F(Sm80Plans, TakeNoMoreMultiprocessorsThanTheyMay) {
   for (const auto& [most, blocks] : {std::pair{0, 108}, {1, 1}, {100, 100}, {1000, 108}}) {
     target.max_sms = most;
     EXPECT_EQ(plan_gmm(problem_of(65536, 8, 4096, 512), target).num_blocks, blocks) << most;
+    EXPECT_EQ(plan_gmm_wgrad(wgrad_of(65536, 8, 4096, 512), target).num_blocks, blocks) << most;
+  }
+  target = Target::cuda(kBlackwell);
+  for (const auto& [most, blocks] : {std::pair{0, 296}, {1, 1}, {147, 147}, {148, 296}}) {
+    target.max_sms = most;
     EXPECT_EQ(plan_gmm_wgrad(wgrad_of(65536, 8, 4096, 512), target).num_blocks, blocks) << most;
   }
 }
