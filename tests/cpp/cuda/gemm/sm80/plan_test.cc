@@ -80,7 +80,9 @@ TEST(Sm80Shapes, AlwaysFitWithWhatElseABlockHolds) {
                               cuda::sm80::kOtherBytes + kSystemBytes;
         EXPECT_LE(shape.blocks_per_sm * block, bytes + kSystemBytes);
         // No second block comes where it is not counted on.
-        if (is_shared) EXPECT_GT(2 * block, bytes + kSystemBytes);
+        if (is_shared) {
+          EXPECT_GT(2 * block, bytes + kSystemBytes);
+        }
       }
     }
   }
