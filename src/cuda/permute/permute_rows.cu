@@ -4,6 +4,7 @@
 
 #include "base/math.h"
 #include "cuda/common/dependent_launch.h"
+#include "cuda/permute/fast_div.h"
 #include "cuda/permute/permute_rows.cuh"
 #include "cuda/permute/permute_unaligned.cuh"
 #include "cuda/permute/support.h"
@@ -11,18 +12,24 @@
 namespace gg::cuda {
 namespace {
 
-template <auto* kKernel>
-void launch_kernel(const char* op, const PermuteRowsArgs& args, RowShape shape, bool dependent,
-                   cudaStream_t stream, int64_t shared_bytes = 0) {
+// `rows_per_block` tokens' rows, or pieces of them, a block; `cut`: how.
+template <auto* kKernel, typename Cut>
+void launch_kernel(const char* op, const PermuteRowsArgs& args, int64_t num_rows,
+                   int64_t rows_per_block, Cut cut, bool dependent, cudaStream_t stream) {
   prefer_common_split<kKernel>(op);
   // A block at least, for rows of zeros where there are no tokens.
-  const int64_t num_blocks = base::max(1, base::ceil_div(args.num_tokens, shape.rows_per_block()));
+  const int64_t num_blocks = base::max(1, base::ceil_div(num_rows, rows_per_block));
   launch(op, kKernel,
-         {.num_blocks = num_blocks,
-          .num_threads = kRowThreads,
-          .shared_bytes = shared_bytes,
-          .dependent = dependent},
-         stream, args, shape);
+         {.num_blocks = num_blocks, .num_threads = kRowThreads, .dependent = dependent}, stream,
+         args, cut);
+}
+
+template <int kUnroll>
+void launch_aligned(const char* op, const PermuteRowsArgs& args, bool dependent,
+                    cudaStream_t stream) {
+  const RowShape shape = row_shape(args.row_bytes / kVectorBytes);
+  launch_kernel<&permute_rows<kUnroll>>(op, args, args.num_tokens, shape.rows_per_block(), shape,
+                                        dependent, stream);
 }
 
 void launch_rows(const char* op, const PermuteRowsArgs& args, int vector_bytes, bool dependent,
@@ -30,14 +37,14 @@ void launch_rows(const char* op, const PermuteRowsArgs& args, int vector_bytes, 
   if (args.row_bytes == 0 || args.num_out == 0) return;
   const int64_t num_vectors = args.row_bytes / kVectorBytes;
   if (vector_bytes < kVectorBytes) {
-    RowShape shape = even_row_shape(base::max(1, most_whole(args.row_bytes)), 2);
-    shape.width = std::max(shape.width, 4);  // else targets take too much shared memory
-    const int64_t shared_bytes = shape.rows_per_block() * kRowsAtOnce * int64_t{sizeof(Target)};
-    launch_kernel<&permute_unaligned_rows>(op, args, shape, dependent, stream, shared_bytes);
+    const int64_t pieces = base::max(1, base::ceil_div(most_whole(args.row_bytes), kPieceWindows));
+    launch_kernel<&permute_unaligned_rows>(op, args, args.num_tokens * pieces, kWarpsPerBlock,
+                                           FastDiv(static_cast<uint32_t>(pieces)), dependent,
+                                           stream);
   } else if (num_vectors <= 4 * kRowThreads) {
-    launch_kernel<&permute_rows<1>>(op, args, row_shape(num_vectors), dependent, stream);
+    launch_aligned<1>(op, args, dependent, stream);
   } else {
-    launch_kernel<&permute_rows<2>>(op, args, row_shape(num_vectors), dependent, stream);
+    launch_aligned<2>(op, args, dependent, stream);
   }
 }
 

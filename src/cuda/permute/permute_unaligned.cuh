@@ -1,139 +1,168 @@
-// permute's rows of any length and address, in windows (window.cuh) that lie as each target's
-// do, so that a token's row is read again from L1 for each of its slots. Called by
-// permute_rows.cu. Start at permute_unaligned_rows.
+// permute's rows of any length and address: a warp reads a piece of a token's row once, keeps
+// it in registers and shifts it to where each slot's row lies. Called by permute_rows.cu. Start
+// at permute_unaligned_rows.
+//
+// Why registers: permute's kernels leave L1 28 KB (kSharedPercent), less than the rows at work
+// on an SM, so that a row read again for each target came from L2 nearly every time; and the
+// threads of a block that shared targets waited for the map before anything was read. So a
+// warp waits for its map and its piece together, once, then only stores: about 40 instructions
+// a target and 1024 bytes, edges included, where a row read for each target took 50 and the
+// edges; copy's rate allows 190.
 #pragma once
 
+#include "cuda/permute/fast_div.h"
 #include "cuda/permute/permute_rows.cuh"
 #include "cuda/permute/window.cuh"
 
 namespace gg::cuda {
 
-inline constexpr int kTargetsAtOnce = 4;  // windows in flight together in a thread
+inline constexpr int kWarpLanes = 32;
+inline constexpr int kWarpsPerBlock = kRowThreads / kWarpLanes;
+inline constexpr int kWindowsOfLane = 2;  // in registers
+inline constexpr int kPieceWindows = kWarpLanes * kWindowsOfLane;
 
-// Where a slot's row goes, as all threads of its token see it: worked out once for a block
-// and kept in shared memory. Addresses are those of the first whole window.
-struct alignas(16) Target {
-  char* row;          // a 16-byte boundary
-  const char* piece;  // of the source
-  uint32_t funnel;
-  int num_whole;  // windows that may be read in pieces; -1: none may; -2: the slot is dropped
-  int first;      // of Windows
+// A token's row in the input, as vectors at 16-byte boundaries.
+struct SourceRow {
+  const char* vectors;  // where the first one lies
+  int64_t bytes;
+  int at;  // of the row's first byte in the first vector
+  bool is_inner;
 
-  static constexpr int kOuter = -1;
-  static constexpr int kDropped = -2;
-  __device__ __forceinline__ const char* source() const {
-    return piece + (funnel % 32 / 8 + ((funnel & Funnel::kSkipsWord) != 0 ? 4 : 0));
+  __device__ __forceinline__ SourceRow(const PermuteRowsArgs& args, int64_t token)
+      : bytes(args.row_bytes), is_inner(args.inner_rows.contain(token)) {
+    const char* const row = args.input + token * args.input_pitch;
+    at = static_cast<int>(reinterpret_cast<uintptr_t>(row) % kVectorBytes);
+    vectors = row - at;
+  }
+  // A window of a target begins in a vector below it, which ends within the row: any that
+  // begins in a later one would end beyond.
+  __device__ __forceinline__ int end() const {
+    return static_cast<int>((at + bytes) / kVectorBytes);
+  }
+  // The v-th vector; behind the row, which no window uses, any of its bytes.
+  __device__ __forceinline__ uint4 load(int v) const {
+    v = min(v, static_cast<int>((at + bytes - 1) / kVectorBytes));
+    if (is_inner) return ptx::load(vector_at(vectors, v));
+    const int64_t first = at - static_cast<int64_t>(v) * kVectorBytes;  // of the row
+    return load_bytes(vector_at(vectors, v),
+                      {static_cast<int>(max(first, int64_t{0})),
+                       static_cast<int>(min(first + bytes, int64_t{kVectorBytes}))});
   }
 };
 
-__device__ __forceinline__ Target target_of(const PermuteRowsArgs& args, int64_t token, int slot) {
-  Target target{};
-  target.num_whole = Target::kDropped;
-  if (token >= args.num_tokens || slot >= args.topk) return target;
-  const int64_t to = args.row_id_map.load(slot * args.num_tokens + token);
-  if (to < 0 || to >= args.num_out) return target;
-  char* const row = args.output + to * args.row_bytes;
-  const Windows windows(row, args.row_bytes);
-  const char* const source = args.input + token * args.input_pitch + windows.first;
-  target.row = row + windows.first;
-  target.piece = piece_at(source);
-  target.funnel = Funnel::of(source).bits;
-  target.num_whole = args.inner_rows.contain(token) ? windows.num_whole : Target::kOuter;
-  target.first = windows.first;
-  return target;
-}
+// 32 bytes of the source, of which a target's window begins at one of the first 16: at the same
+// one in all lanes.
+struct TwoVectors {
+  uint32_t words[8];
+  int least;  // where a whole window of the row may begin: from here on,
+  int most;   // up to here
 
-// Any part of a window.
-__device__ __forceinline__ void permute_window(const Target& target, int64_t offset,
-                                               const WindowPart& part, uint64_t policy) {
-  if (part.is_empty()) return;
-  const char* const source = target.source() + offset;
-  const uint4 value =
-      target.num_whole == Target::kOuter ? load_bytes(source, part) : load_window(source);
-  store_window(target.row + offset, value, part, policy);
-}
-
-// Heads and tails of all targets of the block, side by side: one after the other they would
-// hold up every warp.
-__device__ __forceinline__ void permute_edges(const PermuteRowsArgs& args, const Target* targets,
-                                              int num_targets, uint64_t policy) {
-#pragma unroll 1
-  for (int i = threadIdx.x; i < num_targets * 2; i += kRowThreads) {
-    const Target target = targets[i / 2];
-    if (target.num_whole == Target::kDropped) continue;
-    const Windows windows(target.first, args.row_bytes);
-    const bool is_head = i % 2 == 0;
-    const int64_t window = is_head ? -1 : windows.num_whole;
-    permute_window(target, window * kVectorBytes, is_head ? windows.head() : windows.tail(),
-                   policy);
+  __device__ __forceinline__ void load(const SourceRow& source, int v) {
+    const uint4 low = source.load(v);
+    const uint4 high = source.load(v + 1);
+    const int64_t before = static_cast<int64_t>(v) * kVectorBytes - source.at;  // of the row
+    words[0] = low.x, words[1] = low.y, words[2] = low.z, words[3] = low.w;
+    words[4] = high.x, words[5] = high.y, words[6] = high.z, words[7] = high.w;
+    least = static_cast<int>(max(-before, int64_t{0}));
+    most = static_cast<int>(min(source.bytes - before, int64_t{2 * kVectorBytes})) - kVectorBytes;
   }
-}
+  template <int kWord>
+  __device__ __forceinline__ uint4 window(int shift) const {
+    return make_uint4(__funnelshift_r(words[kWord], words[kWord + 1], shift),
+                      __funnelshift_r(words[kWord + 1], words[kWord + 2], shift),
+                      __funnelshift_r(words[kWord + 2], words[kWord + 3], shift),
+                      __funnelshift_r(words[kWord + 3], words[(kWord + 4) % 8], shift));
+  }
+};
 
-// A window of kTargetsAtOnce targets of a token.
-__device__ __forceinline__ void permute_windows(const Target* targets, int window,
-                                                uint64_t policy) {
-  const int64_t offset = static_cast<int64_t>(window) * kVectorBytes;
-  RawWindow raw[kTargetsAtOnce];
+// The bytes that may lie before a target's first or after its last whole window: one a lane, a
+// row's first 16 and last 16, so that a target's edges are one store of its warp.
+struct EdgeByte {
+  int64_t at;  // in the row
+  int reach;   // an edge of more bytes has it
+  char value;
+
+  __device__ __forceinline__ EdgeByte(const PermuteRowsArgs& args, int64_t token, int lane) {
+    const bool is_head = lane < kVectorBytes;
+    at = is_head ? lane : args.row_bytes - kWarpLanes + lane;
+    const bool is_there = at >= 0 && at < args.row_bytes;
+    reach = !is_there ? kVectorBytes : is_head ? lane : kWarpLanes - 1 - lane;
+    value = is_there ? args.input[token * args.input_pitch + at] : 0;
+  }
+  // `first`: of the row's bytes the one at its first 16-byte boundary. A row that ends before
+  // it may write a byte twice, as the same.
+  __device__ __forceinline__ void store(char* row, int64_t row_bytes, int first, int lane) const {
+    const int tail = static_cast<int>(row_bytes - first) & (kVectorBytes - 1);
+    if ((lane < kVectorBytes ? first : tail) > reach) row[at] = value;
+  }
+};
+
+// The whole windows of a target: `to` is where this lane's vectors go, `begin` where in them
+// windows begin. They leave L2 first, edges do not: the neighbouring row's are to join them.
+template <int kWord>
+__device__ __forceinline__ void store_windows(const TwoVectors (&vectors)[kWindowsOfLane], char* to,
+                                              int begin, uint64_t policy) {
 #pragma unroll
-  for (int j = 0; j < kTargetsAtOnce; ++j) {
-    if (window < targets[j].num_whole) raw[j] = load_raw(targets[j].piece + offset);
-  }
-#pragma unroll
-  for (int j = 0; j < kTargetsAtOnce; ++j) {
-    if (window >= targets[j].num_whole) continue;
-    ptx::store_evict_first(targets[j].row + offset, shifted(raw[j], {targets[j].funnel}), policy);
+  for (int u = 0; u < kWindowsOfLane; ++u) {
+    if (begin < vectors[u].least || begin > vectors[u].most) continue;
+    ptx::store_evict_first(to + begin + u * kWarpLanes * kVectorBytes,
+                           vectors[u].window<kWord>(begin * 8), policy);
   }
 }
 
-// The whole windows of a token's targets, by its threads: one of all targets, then the next
-// one, so that what they read is still in L1.
-__device__ __forceinline__ void permute_whole(const PermuteRowsArgs& args, const Target* targets,
-                                              int num_targets, bool is_inner, int lane, int width,
-                                              uint64_t policy) {
-  const int most = static_cast<int>(args.row_bytes / kVectorBytes);
-  for (int window = lane; window < most; window += width) {
+// Vectors `first` and following of a token's row, to all its targets; by a warp.
+__device__ __forceinline__ void permute_piece(const PermuteRowsArgs& args, const SourceRow& source,
+                                              int64_t token, int first, uint64_t policy) {
+  const int lane = static_cast<int>(threadIdx.x) % kWarpLanes;
+  TwoVectors vectors[kWindowsOfLane];
+#pragma unroll
+  for (int u = 0; u < kWindowsOfLane; ++u) vectors[u].load(source, first + lane + u * kWarpLanes);
+  const EdgeByte edge(args, token, lane);
+  const int64_t offset = static_cast<int64_t>(first + lane) * kVectorBytes - source.at;
+  // Only now: the input was complete before the row map began, or the thread has waited.
+  ptx::wait_for_previous_kernel();
+  for (int k = 0; k < args.topk; k += kWarpLanes) {
+    int64_t entry = -1;  // a slot's in each lane
+    if (k + lane < args.topk) entry = args.row_id_map.load((k + lane) * args.num_tokens + token);
+    const int row_of_lane = entry < args.num_out ? static_cast<int>(entry) : -1;
+    unsigned slots = __ballot_sync(~0u, row_of_lane >= 0);
 #pragma unroll 1
-    for (int j = 0; j < num_targets; j += is_inner ? kTargetsAtOnce : 1) {
-      if (is_inner) {
-        permute_windows(targets + j, window, policy);
-        continue;
+    for (; slots != 0; slots &= slots - 1) {
+      char* const row =
+          args.output + __shfl_sync(~0u, row_of_lane, __ffs(slots) - 1) * args.row_bytes;
+      const int head = static_cast<int>(-reinterpret_cast<uintptr_t>(row) % kVectorBytes);
+      if (first == 0) edge.store(row, args.row_bytes, head, lane);
+      const int begin = (source.at + head) % kVectorBytes;
+      char* const to = row + offset;
+      switch (begin / 4) {  // the same in all lanes: words are named, not selected
+        case 0: store_windows<0>(vectors, to, begin, policy); break;
+        case 1: store_windows<1>(vectors, to, begin, policy); break;
+        case 2: store_windows<2>(vectors, to, begin, policy); break;
+        default: store_windows<3>(vectors, to, begin, policy); break;
       }
-      const Target target = targets[j];  // few rows of a matrix
-      if (target.num_whole == Target::kDropped) continue;
-      if (window >= Windows(target.first, args.row_bytes).num_whole) continue;
-      permute_window(target, static_cast<int64_t>(window) * kVectorBytes, WindowPart::whole(),
-                     policy);
     }
   }
 }
 
-// permute_rows for rows of any length and address.
-__global__ void __launch_bounds__(kRowThreads, 4)
-    permute_unaligned_rows(const PermuteRowsArgs args, const RowShape shape) {
-  extern __shared__ Target shared_targets[];  // [rows_per_block, kRowsAtOnce]
+// permute_rows for rows of any length and address, cut into `pieces` of kPieceWindows vectors;
+// a row's last vector may be one more, which falls to the first piece's warp.
+__global__ void __launch_bounds__(kRowThreads, 5)
+    permute_unaligned_rows(const PermuteRowsArgs args, const FastDiv pieces) {
+  const uint32_t warp = blockIdx.x * kWarpsPerBlock + threadIdx.x / kWarpLanes;
+  const uint32_t token = pieces.quotient(warp);
+  const int piece = static_cast<int>(warp - token * pieces.divisor);
   const uint64_t policy = ptx::evict_first_policy();
   if (args.waits_first) ptx::wait_for_previous_kernel();
   ptx::let_next_kernel_start();
-  ptx::wait_for_previous_kernel();
-  args.clear_empty_rows(shape);
-  const int num_rows = shape.rows_per_block();
-  const int row = static_cast<int>(threadIdx.x) / shape.width;
-  const int64_t first_token = static_cast<int64_t>(blockIdx.x) * num_rows;
-  for (int k = 0; k < args.topk; k += kRowsAtOnce) {
-    __syncthreads();  // of the slots before them nothing is needed any more
-    for (int i = threadIdx.x; i < num_rows * kRowsAtOnce; i += kRowThreads) {
-      const int slot = i / num_rows;
-      shared_targets[i % num_rows * kRowsAtOnce + slot] =
-          target_of(args, first_token + i % num_rows, k + slot);
+  if (token < args.num_tokens) {
+    const SourceRow source(args, token);
+    const int stride = static_cast<int>(pieces.divisor) * kPieceWindows;
+    for (int first = piece * kPieceWindows; first < max(source.end(), 1); first += stride) {
+      permute_piece(args, source, token, first, policy);
     }
-    __syncthreads();
-    if (row < num_rows) {
-      permute_whole(args, shared_targets + row * kRowsAtOnce, min(kRowsAtOnce, args.topk - k),
-                    args.inner_rows.contain(first_token + row),
-                    static_cast<int>(threadIdx.x) % shape.width, shape.width, policy);
-    }
-    permute_edges(args, shared_targets, num_rows * kRowsAtOnce, policy);
   }
+  ptx::wait_for_previous_kernel();
+  args.clear_empty_rows({kWarpLanes});
 }
 
 }  // namespace gg::cuda

@@ -8,7 +8,14 @@
 namespace gg::cuda {
 
 inline constexpr int kSharedSlots = 8;  // of a token, at a time
-inline constexpr int kSlotsAtOnce = 4;  // in flight together in a thread
+
+// In flight together in a thread, and blocks on an SM. H200, 2026-11-23, e4m3 with prob
+// gradients, of copy with 4 slots and 3 blocks, 4 and 2, 2 and 4: 16384x8x1025 0.500, 0.483 and
+// 0.519, 8192x8x7167 0.543, 0.562 and 0.579. Without such gradients: not compared.
+template <bool kDots>
+inline constexpr int kSlotsAtOnce = kDots ? 2 : 4;
+template <bool kDots>
+inline constexpr int kBlocksAtOnce = kDots ? 4 : 3;
 
 // A slot's row as all threads of its token see it on the way back: worked out once for a
 // block and kept in shared memory. Addresses are those of the first whole window.
@@ -112,19 +119,19 @@ __device__ __forceinline__ void write_edges(const UnpermuteBwdArgs& args, const 
   }
 }
 
-// The whole windows of kSlotsAtOnce rows, by the threads of their token.
-template <typename T, bool kDots, bool kShifts>
+// The whole windows of kAtOnce rows, by the threads of their token.
+template <typename T, bool kDots, bool kShifts, int kAtOnce>
 __device__ __forceinline__ void write_whole(const UnpermuteBwdArgs& args, const SlotRowBwd* rows,
                                             int lane, int width, uint64_t policy,
-                                            float (&dots)[kSlotsAtOnce]) {
+                                            float (&dots)[kAtOnce]) {
   const int most = static_cast<int>(args.row_bytes / kVectorBytes);
   for (int window = lane; window < most; window += width) {
     const int64_t offset = static_cast<int64_t>(window) * kVectorBytes;
-    RawWindow raw_values[kShifts ? kSlotsAtOnce : 1];
-    uint4 values[kSlotsAtOnce];
-    RawWindow raw_grads[kSlotsAtOnce];
+    RawWindow raw_values[kShifts ? kAtOnce : 1];
+    uint4 values[kAtOnce];
+    RawWindow raw_grads[kAtOnce];
 #pragma unroll
-    for (int j = 0; j < kSlotsAtOnce; ++j) {
+    for (int j = 0; j < kAtOnce; ++j) {
       if (!rows[j].has_inner(window, most)) continue;
       const char* const input = rows[j].input + offset;
       if constexpr (kDots && kShifts) raw_values[j] = load_raw(piece_at(input));
@@ -132,7 +139,7 @@ __device__ __forceinline__ void write_whole(const UnpermuteBwdArgs& args, const 
       raw_grads[j] = load_raw(rows[j].grad + offset);
     }
 #pragma unroll
-    for (int j = 0; j < kSlotsAtOnce; ++j) {
+    for (int j = 0; j < kAtOnce; ++j) {
       if (!rows[j].has_inner(window, most)) continue;
       if constexpr (kDots && kShifts) {
         values[j] = shifted(raw_values[j], Funnel::of(rows[j].input));
@@ -146,7 +153,7 @@ __device__ __forceinline__ void write_whole(const UnpermuteBwdArgs& args, const 
     }
   }
 #pragma unroll 1
-  for (int slot = 0; slot < kSlotsAtOnce; ++slot) {  // few rows of a matrix
+  for (int slot = 0; slot < kAtOnce; ++slot) {  // few rows of a matrix
     const SlotRowBwd row = rows[slot];
     if (!row.is(SlotRowBwd::kOuter)) continue;
     const int end = Windows(row.first(), args.row_bytes).num_whole;
@@ -155,7 +162,7 @@ __device__ __forceinline__ void write_whole(const UnpermuteBwdArgs& args, const 
       const float dot = any_window<T, kDots>(args, row, static_cast<int64_t>(window) * kVectorBytes,
                                              WindowPart::whole(), policy);
 #pragma unroll
-      for (int j = 0; j < kSlotsAtOnce; ++j) dots[j] += j == slot ? dot : 0.0f;
+      for (int j = 0; j < kAtOnce; ++j) dots[j] += j == slot ? dot : 0.0f;
     }
   }
 }
@@ -167,12 +174,14 @@ __device__ __forceinline__ void write_shared_dots(const UnpermuteBwdArgs& args,
                                                   int64_t first_token, int k) {
   __syncthreads();
   const int num_warps = shape.width / 32;
+#pragma unroll 1
   for (int i = threadIdx.x; i < shape.rows_per_block() * kSharedSlots; i += kRowThreads) {
     const int row = i / kSharedSlots;
     const int slot = i % kSharedSlots;
     const int64_t token = first_token + row;
     if (token >= args.num_tokens || k + slot >= args.topk) continue;
     float sum = shared.edges[2 * i] + shared.edges[2 * i + 1];
+#pragma unroll 1
     for (int warp = 0; warp < num_warps; ++warp) sum += shared.dots[row * num_warps + warp][slot];
     args.probs_grad[token * args.topk + k + slot] = sum;
   }
@@ -181,8 +190,9 @@ __device__ __forceinline__ void write_shared_dots(const UnpermuteBwdArgs& args,
 // Rows of any length and address. kShifts: the input's rows lie otherwise within 16 bytes
 // than the gradient's that are written.
 template <typename T, bool kDots, bool kShifts>
-__global__ void __launch_bounds__(kRowThreads, 3)
+__global__ void __launch_bounds__(kRowThreads, kBlocksAtOnce<kDots>)
     unpermute_unaligned_rows_bwd(const UnpermuteBwdArgs args, const RowShape shape) {
+  constexpr int kAtOnce = kSlotsAtOnce<kDots>;
   extern __shared__ SlotRowBwd slot_rows_bwd[];
   ptx::let_next_kernel_start();
   const int64_t clear_block = args.clear_block();
@@ -194,6 +204,7 @@ __global__ void __launch_bounds__(kRowThreads, 3)
   const uint64_t policy = ptx::evict_first_policy();
   for (int k = 0; k < args.topk; k += kSharedSlots) {
     __syncthreads();  // of the slots before them nothing is needed any more
+#pragma unroll 1
     for (int i = threadIdx.x; i < num_rows * kSharedSlots; i += kRowThreads) {
       const int64_t token = first_token + i % num_rows;
       const int slot = i / num_rows;
@@ -205,17 +216,17 @@ __global__ void __launch_bounds__(kRowThreads, 3)
     }
     __syncthreads();
 #pragma unroll 1
-    for (int j = 0; j < kSharedSlots && k + j < args.topk; j += kSlotsAtOnce) {
-      float dots[kSlotsAtOnce] = {};
+    for (int j = 0; j < kSharedSlots && k + j < args.topk; j += kAtOnce) {
+      float dots[kAtOnce] = {};
       if (row < num_rows) {
-        write_whole<T, kDots, kShifts>(args, shared.rows + row * kSharedSlots + j,
-                                       static_cast<int>(threadIdx.x) % shape.width, shape.width,
-                                       policy, dots);
+        write_whole<T, kDots, kShifts, kAtOnce>(args, shared.rows + row * kSharedSlots + j,
+                                                static_cast<int>(threadIdx.x) % shape.width,
+                                                shape.width, policy, dots);
       }
       if constexpr (kDots) {
-        const float sum = warp_sums<kSlotsAtOnce>(dots);
+        const float sum = warp_sums<kAtOnce>(dots);
         const int lane = threadIdx.x % 32;
-        if (lane < kSlotsAtOnce) shared.dots[threadIdx.x / 32][j + lane] = sum;
+        if (lane < kAtOnce) shared.dots[threadIdx.x / 32][j + lane] = sum;
       }
     }
     write_edges<T, kDots>(args, shared, num_rows, policy);
