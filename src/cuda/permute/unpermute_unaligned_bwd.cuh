@@ -107,7 +107,7 @@ __device__ __forceinline__ void write_edges(const UnpermuteBwdArgs& args, const 
                                             int num_rows, uint64_t policy) {
 #pragma unroll 1
   for (int i = threadIdx.x; i < num_rows * kSharedSlots * 2; i += kRowThreads) {
-    const SlotRowBwd row = shared.rows[i / 2];
+    const SlotRowBwd& row = shared.rows[i / 2];
     const Windows windows(row.first(), args.row_bytes);
     const WindowPart part = i % 2 == 0 ? windows.head() : windows.tail();
     float dot = 0.0f;
@@ -154,7 +154,7 @@ __device__ __forceinline__ void write_whole(const UnpermuteBwdArgs& args, const 
   }
 #pragma unroll 1
   for (int slot = 0; slot < kAtOnce; ++slot) {  // few rows of a matrix
-    const SlotRowBwd row = rows[slot];
+    const SlotRowBwd& row = rows[slot];
     if (!row.is(SlotRowBwd::kOuter)) continue;
     const int end = Windows(row.first(), args.row_bytes).num_whole;
 #pragma unroll 1
