@@ -59,7 +59,7 @@ void launch_permute_rows(const char* op, const TensorView& map, const TensorView
   const int topk = static_cast<int>(map.size(0));
   const int64_t num_tokens = topk > 0 ? map.size(1) : 0;
   // Rows with gaps between them are not fetched ahead.
-  const bool in_one_piece = input_pitch == row_bytes && vector_bytes == kVectorBytes;
+  const bool in_one_piece = input_pitch == row_bytes;
   launch_rows(op,
               {.input = static_cast<const char*>(input.data),
                .output = static_cast<char*>(output.data),

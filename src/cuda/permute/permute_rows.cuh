@@ -39,8 +39,13 @@ __device__ __forceinline__ void fetch_ahead(const PermuteRowsArgs& args, int64_t
   const int64_t first = args.burst.first_to_fetch(token, args.num_tokens);
   const int64_t count = min(static_cast<int64_t>(args.burst.share), args.num_tokens - first);
   if (count <= 0) return;
-  ptx::prefetch_evict_last(args.input + first * args.row_bytes,
-                           static_cast<uint32_t>(count * args.row_bytes));
+  // Whole vectors of them: rows of any length and address are fetched, too.
+  const auto start = reinterpret_cast<uintptr_t>(args.input + first * args.row_bytes);
+  const uintptr_t begin = (start + kVectorBytes - 1) / kVectorBytes * kVectorBytes;
+  const uintptr_t end = (start + count * args.row_bytes) / kVectorBytes * kVectorBytes;
+  if (begin >= end) return;
+  ptx::prefetch_evict_last(reinterpret_cast<const void*>(begin),
+                           static_cast<uint32_t>(end - begin));
 }
 
 // kUnroll vectors of a row in flight together, and then in registers.

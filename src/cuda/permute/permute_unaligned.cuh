@@ -155,6 +155,7 @@ __global__ void __launch_bounds__(kRowThreads, 5)
   if (args.waits_first) ptx::wait_for_previous_kernel();
   ptx::let_next_kernel_start();
   if (token < args.num_tokens) {
+    if (piece == 0 && threadIdx.x % kWarpLanes == 0) fetch_ahead(args, token);
     const SourceRow source(args, token);
     const int stride = static_cast<int>(pieces.divisor) * kPieceWindows;
     for (int first = piece * kPieceWindows; first < max(source.end(), 1); first += stride) {
