@@ -5,9 +5,8 @@
 // Why registers: permute's kernels leave L1 28 KB (kSharedPercent), less than the rows at work
 // on an SM, so that a row read again for each target came from L2 nearly every time; and the
 // threads of a block that shared targets waited for the map before anything was read. So a
-// warp waits for its map and its piece together, once, then only stores: about 40 instructions
-// a target and 1024 bytes, edges included, where a row read for each target took 50 and the
-// edges; copy's rate allows 190.
+// warp waits for its map and its piece together, once, then only stores: 75 instructions a
+// target and 1024 bytes, edges included, where at copy's rate an H200 has time for 250.
 #pragma once
 
 #include "cuda/permute/fast_div.h"

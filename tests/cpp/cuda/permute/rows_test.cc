@@ -23,6 +23,14 @@ TEST_F(CudaRows, OfEveryLengthArePermuted) {
   }
 }
 
+// More slots than a warp has lanes.
+TEST_F(CudaRows, OfManySlotsArePermuted) {
+  const std::vector<int64_t> ids = random_ids({"", {9, 0, 20, 5}}, 70, 43);
+  for (int64_t length : {1, 31, 1025}) {
+    expect_right({ids, 70, length, DType::kFloat8E4M3, 34 * 70 - 200, 4});
+  }
+}
+
 // Copies of a matrix whose first element lies `offset` elements further on, and
 // whose rows lie `gap` elements apart.
 Tensor placed(const Tensor& source, int64_t offset, int64_t gap) {
