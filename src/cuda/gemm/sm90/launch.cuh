@@ -6,6 +6,7 @@
 #include "cuda/common/dependent_launch.h"
 #include "cuda/gemm/sm90/launch.h"
 #include "cuda/gemm/sm90/m_grouped.cuh"
+#include "cuda/gemm/sm90/thread_store.cuh"
 
 namespace gg::cuda::sm90 {
 
