@@ -65,13 +65,19 @@ class DeviceTensor {
   void* memory_ = nullptr;
 };
 
-// Plans and runs on device 0 in a guarded workspace. Waits before the workspace goes.
+// Plans for the target and runs on device 0 in a guarded workspace; returns the plan. Waits
+// before the workspace goes.
 template <typename Problem>
-void run_on_device(const Problem& problem, Stream stream = {}) {
-  const auto plan = plan_for(problem, Target::cuda(0));
+auto run_on_device(const Problem& problem, const Target& target, Stream stream = {}) {
+  const auto plan = plan_for(problem, target);
   DeviceTensor workspace(Tensor(DType::kFloat8E4M3, {plan.workspace_bytes}));
   run(plan, problem, Workspace{workspace.view().data, plan.workspace_bytes}, stream);
   workspace.download();
+  return plan;
+}
+template <typename Problem>
+void run_on_device(const Problem& problem, Stream stream = {}) {
+  run_on_device(problem, Target::cuda(0), stream);
 }
 
 // A stream that does not wait for the default one.

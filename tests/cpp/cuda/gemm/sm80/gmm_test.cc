@@ -52,31 +52,25 @@ class Sm80 : public OnDeviceWith<Grant> {
 
   const Target& target() const { return target_; }
 
-  template <typename Problem>
-  void run_there(const Problem& problem) const {
-    const auto plan = plan_for(problem, target_);
-    DeviceTensor workspace(Tensor(DType::kFloat8E4M3, {plan.workspace_bytes}));
-    run(plan, problem, Workspace{workspace.view().data, plan.workspace_bytes});
-    workspace.download();
-  }
-
   void expect_right(const GmmCase& gmm) const {
     DeviceTensor tokens(gmm.tokens), weights(gmm.weights), sizes(gmm.groups), out(gmm.out);
-    run_there(GmmProblem{.tokens = tokens.view(),
-                         .weights = weights.view(),
-                         .groups = groups_of(sizes.view(), gmm.kind.cumulative, false),
-                         .out = out.view(),
-                         .allow_tf32 = true});
+    run_on_device(GmmProblem{.tokens = tokens.view(),
+                             .weights = weights.view(),
+                             .groups = groups_of(sizes.view(), gmm.kind.cumulative, false),
+                             .out = out.view(),
+                             .allow_tf32 = true},
+                  target());
     EXPECT_TRUE(is_close(out.download(), gmm.expected()));
   }
   const Tensor& run_wgrad(const WgradCase& wgrad, DeviceTensor& out) const {
     DeviceTensor dy(wgrad.dy), tokens(wgrad.tokens), sizes(wgrad.groups);
-    run_there(GmmWgradProblem{.dy = dy.view(),
-                              .tokens = tokens.view(),
-                              .groups = groups_of(sizes.view(), wgrad.kind.cumulative, false),
-                              .out = out.view(),
-                              .accumulate = wgrad.accumulate,
-                              .allow_tf32 = true});
+    run_on_device(GmmWgradProblem{.dy = dy.view(),
+                                  .tokens = tokens.view(),
+                                  .groups = groups_of(sizes.view(), wgrad.kind.cumulative, false),
+                                  .out = out.view(),
+                                  .accumulate = wgrad.accumulate,
+                                  .allow_tf32 = true},
+                  target());
     return out.download();
   }
   void expect_right(const WgradCase& wgrad) const {
@@ -217,10 +211,11 @@ TEST_P(Sm80, KeepsNanWithinItsGroup) {
     }
   }
   DeviceTensor tokens(gmm.tokens), weights(gmm.weights), sizes(gmm.groups), out(gmm.out);
-  run_there(GmmProblem{.tokens = tokens.view(),
-                       .weights = weights.view(),
-                       .groups = groups_of(sizes.view(), false, false),
-                       .out = out.view()});
+  run_on_device(GmmProblem{.tokens = tokens.view(),
+                           .weights = weights.view(),
+                           .groups = groups_of(sizes.view(), false, false),
+                           .out = out.view()},
+                target());
   const std::vector<double> product = out.download().values();
   for (size_t i = 0; i < product.size(); ++i) {
     const size_t row = i / 40;
@@ -241,11 +236,12 @@ TEST_P(Sm80, RoundsFloat32ToTheNearestTf32) {
   gmm.tokens.set(0, 1 + half_step + bit);
   gmm.tokens.set(4, 1 + half_step - bit);
   DeviceTensor tokens(gmm.tokens), weights(gmm.weights), sizes(gmm.groups), out(gmm.out);
-  run_there(GmmProblem{.tokens = tokens.view(),
-                       .weights = weights.view(),
-                       .groups = groups_of(sizes.view(), false, false),
-                       .out = out.view(),
-                       .allow_tf32 = true});
+  run_on_device(GmmProblem{.tokens = tokens.view(),
+                           .weights = weights.view(),
+                           .groups = groups_of(sizes.view(), false, false),
+                           .out = out.view(),
+                           .allow_tf32 = true},
+                target());
   EXPECT_EQ(out.download().get(0), 1 + 2 * half_step);
   EXPECT_EQ(out.download().get(4), 1.0);
 }
