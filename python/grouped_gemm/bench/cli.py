@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import pathlib
+import signal
 import sys
 
 import torch
@@ -90,6 +91,7 @@ def _run(arguments: list[str]) -> int:
     limit = options.limit or TIME_LIMITS[level]
     session = Session(device, peers, budget, results)
     watch = ClockWatch(device)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # `timeout` loses no results either
     try:
         with table.ProgressBar(options.plain) as report:
             session.run(cases, limit, report)
