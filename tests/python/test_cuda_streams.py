@@ -135,3 +135,19 @@ def test_two_host_threads_do_not_disturb_each_other():
             for run in runs:
                 for actual, wanted in zip(run, expected[i], strict=True):
                     assert_same_bits(actual, wanted)
+
+
+def test_a_host_thread_that_has_not_used_the_device_before():
+    import threading
+
+    a, b = random_operands(SIZES, 24, 16, torch.bfloat16, "cuda")
+    sizes = torch.tensor(SIZES, device="cuda")
+    expected = grouped_gemm.gmm(a, b, sizes)  # so few tiles that one launch does it all
+    results = []
+    for _ in range(3):  # memory comes from PyTorch's cache: no other call makes a context current
+        thread = threading.Thread(target=lambda: results.append(grouped_gemm.gmm(a, b, sizes)))
+        thread.start()
+        thread.join()
+    assert len(results) == 3
+    for result in results:
+        assert_same_bits(result, expected)

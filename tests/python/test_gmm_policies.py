@@ -17,6 +17,16 @@ MANY_ROWS = [1100, 0, 2100]  # 1024 and more on average: sums added in L2
 HALVES = [torch.bfloat16, torch.float16]
 
 
+@pytest.fixture(params=["narrow", "wide"])
+def tiles(request, device):
+    """Forward tiles of problems as small as these are narrow, but wide where others want a share."""
+    if request.param == "wide" and device.type == "cuda":
+        count = torch.cuda.get_device_properties(device).multi_processor_count
+        grouped_gemm.set_num_sms(count - 1)
+    yield request.param
+    grouped_gemm.set_num_sms(None)
+
+
 def depth_of(sizes):
     return torch.tensor(sizes, dtype=torch.float64).reshape(-1, 1, 1)
 
@@ -49,6 +59,27 @@ def test_weight_gradients(device, out_dtype, sizes, features, trans_b, accumulat
     assert_same_bits(call(before.clone()), dw, "the same call again")
 
 
+@pytest.mark.parametrize("k", [8, 64, 72, 136, 200, 264, 520])
+@pytest.mark.parametrize("trans_b", [False, True])
+def test_reductions_shorter_and_longer_than_what_stores_hide_under(device, tiles, trans_b, k):
+    sizes = [300, 0, 1, 129, 64, 17, 256]
+    a, b = random_operands(sizes, k, 328, torch.bfloat16, device, trans_b, extra_rows=5)
+    buffer = GuardedBuffer((a.shape[0], 328), torch.bfloat16, device)
+    y = grouped_gemm.gmm(a, b, torch.tensor(sizes, device=device), trans_b, out=buffer.tensor)
+    buffer.assert_guards_intact()
+    assert_gemm_close(y, reference.gmm, a, b, sizes, k, trans_b)
+
+
+@pytest.mark.parametrize("sizes", [[1, 1], [3, 0, 130], [16] * 9], ids=len)
+def test_fewer_tiles_than_blocks_with_garbage_in_the_scratch(device, tiles, sizes):
+    # No counters are there to be cleared.
+    a, b = random_operands(sizes, 128, 72, torch.bfloat16, device)
+    for batch_sizes in (torch.tensor(sizes), torch.tensor(sizes, device=device)):
+        for _ in range(2):
+            y = grouped_gemm.gmm(a, b, batch_sizes)
+            assert_gemm_close(y, reference.gmm, a, b, sizes, 128)
+
+
 @pytest.mark.parametrize("accumulate", [False, True], ids=["store", "add"])
 @pytest.mark.parametrize("sizes", [FEW_ROWS, MANY_ROWS], ids=["narrow", "in_l2"])
 def test_nan_of_one_group_stays_there(device, sizes, accumulate):
@@ -71,7 +102,7 @@ def test_nan_of_one_group_stays_there(device, sizes, accumulate):
 @pytest.mark.parametrize("trans_b", [False, True])
 @pytest.mark.parametrize("n", [300, 132, 264])
 @pytest.mark.parametrize("out_dtype", ["same", torch.float32], ids=str)
-def test_small_groups_beside_large_ones(device, out_dtype, n, trans_b):
+def test_small_groups_beside_large_ones(device, tiles, out_dtype, n, trans_b):
     sizes = [1, 300, 0, 144, 145, 2, 700, 16, 0, 257, 33, 143] + [5] * 30
     dtype = torch.bfloat16
     n = n if trans_b else n // 8 * 8
@@ -88,13 +119,13 @@ def test_small_groups_beside_large_ones(device, out_dtype, n, trans_b):
 
 
 @pytest.mark.parametrize("sizes", [[1] * 64, [0] * 63 + [1000], [144] * 8, [145] * 8], ids=len)
-def test_groups_all_of_one_class(device, sizes):
+def test_groups_all_of_one_class(device, tiles, sizes):
     a, b = random_operands(sizes, 64, 128, torch.bfloat16, device)
     y = grouped_gemm.gmm(a, b, torch.tensor(sizes, device=device))
     assert_gemm_close(y, reference.gmm, a, b, sizes, 64)
 
 
-def test_thousands_of_groups_of_which_few_have_rows(device):
+def test_thousands_of_groups_of_which_few_have_rows(device, tiles):
     sizes = [0] * 3000
     for at, rows in ((0, 3), (31, 1), (32, 200), (1777, 5), (2999, 2)):
         sizes[at] = rows
@@ -103,7 +134,7 @@ def test_thousands_of_groups_of_which_few_have_rows(device):
     assert_gemm_close(y, reference.gmm, a, b, sizes, 16)
 
 
-def test_tiles_of_one_length_over_a_long_reduction(device):
+def test_tiles_of_one_length_over_a_long_reduction(device, tiles):
     sizes = [257, 0, 513]
     a, b = random_operands(sizes, 16448, 136, torch.bfloat16, device, trans_b=True, extra_rows=3)
     y = grouped_gemm.gmm(a, b, torch.tensor(sizes, device=device), True)
@@ -112,7 +143,7 @@ def test_tiles_of_one_length_over_a_long_reduction(device):
 
 @pytest.mark.parametrize("rows", [1, 16, 127, 128, 129, 144, 200, 255, 256, 257, 500])
 @pytest.mark.parametrize("n", [4, 68, 128, 196])
-def test_float32_results_of_every_tile_length(device, rows, n):
+def test_float32_results_of_every_tile_length(device, tiles, rows, n):
     sizes = [rows, 3]
     a, b = random_operands(sizes, 64, n, torch.bfloat16, device, trans_b=True)
     buffer = GuardedBuffer((rows + 3, n), torch.float32, device)

@@ -14,13 +14,17 @@ inline constexpr unsigned kWholeWarp = 0xffffffffu;
 __device__ __forceinline__ int lane_index() { return threadIdx.x % 32; }
 __device__ __forceinline__ int divide_up(int a, int b) { return (a + b - 1) / b; }
 
+__device__ __forceinline__ void prefetch_l2(const void* address) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(address));
+}
+
 // Values >= 0 over the lanes of a warp; `combine` is associative.
 template <typename Combine>
 __device__ __forceinline__ int inclusive_scan(int value, const Combine& combine) {
 #pragma unroll
   for (int step = 1; step < 32; step *= 2) {
-    const int lower = __shfl_up_sync(kWholeWarp, value, step);
-    if (lane_index() >= step) value = combine(lower, value);
+    const int combined = combine(__shfl_up_sync(kWholeWarp, value, step), value);
+    value = lane_index() >= step ? combined : value;  // a select: no branch
   }
   return value;
 }
@@ -52,7 +56,16 @@ struct GroupWindow {
 
   __device__ GroupWindow(const DeviceGroups& groups, int num_rows, TilesOf tiles_of, int small_rows)
       : groups(groups), num_rows(num_rows), tiles_of(tiles_of), small_rows(small_rows) {
+    prefetch();
     rewind();
+  }
+
+  // Into L2, so that windows come one after the other at its latency, not at memory's.
+  __device__ __forceinline__ void prefetch() const {
+    constexpr int kLine = 128;
+    const int64_t bytes = groups.num_groups * (groups.is_int64 ? 8 : 4);
+    const int64_t offset = (lane_index() + 1) * int64_t{kLine};  // the first line is loaded at once
+    if (offset < bytes) prefetch_l2(static_cast<const char*>(groups.data) + offset);
   }
 
   // What all groups come to. Sizes that reach past the T rows count in full here.
@@ -64,11 +77,16 @@ struct GroupWindow {
   // Every block comes to the same.
   __device__ Totals totals() const {
     Totals sum;
-#pragma unroll 4
+    int end = 0;  // of the last group before the window, where entries are ends
+    int2 words = load(0);
+#pragma unroll 1
     for (int first = 0; first < groups.num_groups; first += 32) {
-      int rows = clamped(load(first));
-      if (groups.cumulative && first + lane_index() > 0)
-        rows = max(0, rows - clamped(load(first - 1)));
+      const int entry = clamped(words);
+      words = load(first + 32);
+      const int lower = __shfl_up_sync(kWholeWarp, entry, 1);
+      const int before = lane_index() == 0 ? end : lower;
+      end = __shfl_sync(kWholeWarp, entry, 31);
+      const int rows = groups.cumulative ? max(0, entry - before) : entry;
       const float work = tiles_of.work(rows);
       const bool small = rows <= small_rows;
       sum.work += work;

@@ -15,9 +15,10 @@ inline constexpr int kTokenBoxes = 5;
 // How blocks share out the tiles: those of groups of at most small_rows rows, and those
 // of the others, are two classes that are worked on side by side (policy.h).
 struct TileClasses {
-  unsigned* claims;  // [2], 0 at the start: tiles handed out beyond each block's first
+  unsigned* claims;  // [2], 0 at the start: tiles handed out beyond each block's first; or null,
+                     // where there are none
   int small_rows;    // -1: all groups are of one class
-  int most_parts;    // that a tile of the last wave is cut into
+  bool halves;       // whether tiles of the last wave are cut in two (policy.h)
 };
 
 struct MGroupedArgs {

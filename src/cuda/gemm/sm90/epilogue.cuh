@@ -2,7 +2,9 @@
 // warpgroup, and m_grouped.cuh calls it in this order:
 //
 //   take(acc, tile)   a tile is done: keep it, or store it at once
-//   step(s)           under k-block s of the next tile, s = 0 .. kSteps - 1
+//   has_kept()        whether step(s) would do anything
+//   step(s)           under k-block s of the next tile, as far as it has so many,
+//                     s = 0 .. kSteps - 1
 //   finish()          under the last k-block of that tile: nothing of the tile
 //                     taken before is left behind
 //   drain()           at the end of the kernel, after finish()
@@ -27,12 +29,13 @@ inline constexpr int kClipOrigin = 1 << 30;
 
 // Where a thread stands among the consumers, and the 64 features of a warpgroup.
 struct ConsumerPlace {
+  int tile_features;
   int warpgroup;
   int warp;  // within the warpgroup, the same value in all its lanes
   int lane;
 
   __device__ __forceinline__ int first_feature(const Tile& tile) const {
-    return (tile.feature_tile * kConsumers + warpgroup) * kFeaturesPerConsumer;
+    return tile.feature_tile * tile_features + warpgroup * kFeaturesPerConsumer;
   }
   __device__ __forceinline__ void sync_warpgroup() const {
     ptx::named_barrier(1 + warpgroup, kWarpgroup);  // 0 is __syncthreads
@@ -41,14 +44,15 @@ struct ConsumerPlace {
 
 // Output by the copy engine, in pieces of 64 features that fill 8 KB of shared memory:
 // 64 tokens of 16 bits each, or 32 of 32. A piece is staged under one k-block and sent
-// under the next. 64 registers keep what has not been staged: a whole tile rounded to 16
-// bits, or the last 128 tokens of one in fp32, whose first ones are staged at once.
-template <typename T>
+// under the next. 64 registers keep what has not been staged: a whole tile of 256 tokens
+// rounded to 16 bits, or the last 128 of one in fp32, whose first ones are staged at once.
+template <typename T, int kTileTokens>
 struct CopyEngineStore {
   using Out = T;
   using Word = std::conditional_t<sizeof(T) == 4, float, uint32_t>;
   static constexpr int kPieceTokens = kPieceBytes / (kFeaturesPerConsumer * int{sizeof(T)});
-  static constexpr int kKeptWords = 64;
+  static constexpr int kTileWords = kTileTokens * kFeaturesPerConsumer * int{sizeof(T)} / 4;
+  static constexpr int kKeptWords = kTileWords < 64 * kWarpgroup ? kTileWords / kWarpgroup : 64;
   static constexpr int kPieceWords = kPieceBytes / (kWarpgroup * 4);
   static constexpr int kSteps = kKeptWords / kPieceWords;
   static constexpr int kKeptTokens = kSteps * kPieceTokens;
@@ -82,6 +86,7 @@ struct CopyEngineStore {
     }
   }
 
+  __device__ __forceinline__ bool has_kept() const { return tile.rows > 0; }
   __device__ __forceinline__ void step(int s) {
     if (s < kSteps) {
       put(&kept[s * kPieceWords], kept_from + s * kPieceTokens, kPieceTokens);

@@ -7,63 +7,69 @@
 
 namespace gg::cuda::sm90 {
 
-// A claimed number: a tile, or one of the equal parts that it is cut into.
+inline constexpr int kNoTile = 0x7fffffff;  // larger than any tile's number
+
+// A claimed number: a tile, or a half of one.
 struct Claim {
+  enum Share { kWhole, kFirstHalf, kSecondHalf };
   int tile;
-  int part;
-  int parts;
+  Share share;
 };
 
 // Where a block stands: the class it works on. One warp.
 //
-// The large class's tiles left over after its last whole wave of blocks are cut into parts, so
+// The large class's tiles left over after its last whole wave of blocks may be cut in two, so
 // that blocks without one help the others. `totals` says where that begins; were it wrong,
-// every part of every tile would still be claimed once.
+// every half of every tile would still be claimed once.
+//
+// NOTE: until the first tile is known nothing else happens, and most of that time passes in
+// fetching this code: 14 000 cycles with cold caches before what follows was made short, with
+// few divisions (250 bytes each); see benchmarks/NOTES.md, "The first tile".
 struct ClassCursor {
   const TileClasses& classes;
-  const int small_blocks;  // of all blocks, those that start with the small class, evenly spread
-  int whole_tiles;         // of the large class before its last wave,
-  int parts;               // into how many each tile of that is cut
+  int small_blocks;  // of all blocks, those that start with the small class, evenly spread
+  int small_before;  // of those, how many stand before this one
   bool is_small;
-  int left;  // classes that may still have tiles, this one included
+  int left;         // classes that may still have tiles, this one included
+  int whole_tiles;  // of the large class before its last wave,
+  bool halves;      // whose tiles are cut in two
 
   template <class Totals>
   __device__ ClassCursor(const TileClasses& classes, const Totals& totals)
-      : classes(classes),
-        small_blocks(share_of_small(totals.small_work, totals.work)),
-        is_small(before(blockIdx.x + 1) > before(blockIdx.x)),
-        left(classes.small_rows > 0 ? 2 : 1) {
-    const int blocks = max(static_cast<int>(gridDim.x) - small_blocks, 1);
-    const int rest = totals.large_tiles % blocks;
+      : classes(classes), left(classes.small_rows > 0 ? 2 : 1) {
+    const int num_blocks = static_cast<int>(gridDim.x), block = static_cast<int>(blockIdx.x);
+    small_blocks = share_of_small(totals.small_work, totals.work);
+    const unsigned product = static_cast<unsigned>(block) * small_blocks;
+    small_before = small_blocks > 0 ? product / num_blocks : 0;
+    is_small = product - small_before * num_blocks + small_blocks >= gridDim.x;
+    const int others = max(num_blocks - small_blocks, 1);
+    const int rest = totals.large_tiles % others;
     whole_tiles = totals.large_tiles - rest;
-    parts = rest > 0 ? min(blocks / rest, classes.most_parts) : 1;
+    halves = classes.halves && rest > 0 && 2 * rest <= others;
   }
 
   // As many of the blocks as the small groups' work is of all work, so that both classes
   // end together.
   __device__ __forceinline__ static int share_of_small(float small, float all) {
     const int blocks = static_cast<int>(gridDim.x);
-    return all > 0.0f ? min(static_cast<int>(small / all * blocks), blocks) : 0;
-  }
-  // Blocks before this one that start with the small class.
-  __device__ __forceinline__ int before(int block) const {
-    return static_cast<int>(static_cast<unsigned>(block) * small_blocks / gridDim.x);
+    return small > 0.0f ? min(static_cast<int>(__fdividef(small, all) * blocks), blocks) : 0;
   }
   __device__ __forceinline__ Claim first() const {
-    const int b = before(blockIdx.x);
-    return claimed(is_small ? b : blockIdx.x - b);
+    return claimed(is_small ? small_before : static_cast<int>(blockIdx.x) - small_before);
   }
   __device__ __forceinline__ Claim claim() const {
-    const int starters = is_small ? small_blocks : gridDim.x - small_blocks;
+    if (classes.claims == nullptr) return {kNoTile, Claim::kWhole};
+    const int starters = is_small ? small_blocks : static_cast<int>(gridDim.x) - small_blocks;
     int number = 0;
     if (lane_index() == 0)
       number = starters + static_cast<int>(atomicAdd(&classes.claims[is_small], 1u));
     return claimed(__shfl_sync(kWholeWarp, number, 0));
   }
   __device__ __forceinline__ Claim claimed(int number) const {
-    if (is_small || parts == 1 || number < whole_tiles) return {number, 0, 1};
-    const int tile = (number - whole_tiles) / parts;
-    return {whole_tiles + tile, number - whole_tiles - tile * parts, parts};
+    const int in_last_wave = number - whole_tiles;
+    if (is_small || !halves || in_last_wave < 0) return {number, Claim::kWhole};
+    return {whole_tiles + in_last_wave / 2,
+            in_last_wave % 2 == 0 ? Claim::kFirstHalf : Claim::kSecondHalf};
   }
   // Goes to the other class, if it has not been there.
   __device__ __forceinline__ bool next() {
@@ -75,34 +81,32 @@ struct ClassCursor {
 
 // All 32 lanes of one warp: tiles until the last one, through the ring in shared
 // memory. scheduler.tile(claim) gives the end where there is no such tile, and a tile
-// that is_nothing() for a part without rows.
+// that is_nothing() for a half without rows.
 template <class SharedMemory, class Scheduler>
 __device__ __forceinline__ void hand_out_tiles(SharedMemory& shared, const TileClasses& classes,
                                                Scheduler& scheduler) {
   using Window = decltype(scheduler.window);
   auto& window = scheduler.window;
-  const bool counts = classes.small_rows > 0 || classes.most_parts > 1;
+  const bool counts = classes.small_rows > 0 || classes.halves;
   ClassCursor cursor{classes, counts ? window.totals() : typename Window::Totals{}};
   window.is_small = cursor.is_small;
   Claim claim = cursor.first();
-  for (Cursor<kTileRing> ring;; ring.next()) {
-    auto next = scheduler.tile(claim);
-    while (next.is_nothing() || (next.is_end() && cursor.next())) {
-      if (next.is_end()) {
-        window.is_small = cursor.is_small;
-        window.rewind();
+  for (Cursor<kTileRing> ring;; claim = cursor.claim()) {
+    const auto next = scheduler.tile(claim);  // NOTE: the only place: code that is cold is slow
+    if (next.is_end() && cursor.next()) {
+      window.is_small = cursor.is_small;
+      window.rewind();
+    } else if (!next.is_nothing()) {
+      if (lane_index() == 0) {
+        shared.tile[ring.slot] = next;
+        ptx::mbarrier_arrive(shared.tile_full[ring.slot]);
       }
-      next = scheduler.tile(cursor.claim());
+      if (next.is_end()) break;
+      // Claim late: a queued tile is one that no idle block can take (+1-4 % on
+      // random sizes, H200, 2026-11-22, gemm_m prototype).
+      ptx::mbarrier_wait(shared.tile_read[ring.slot], ring.parity);
+      ring.next();
     }
-    if (lane_index() == 0) {
-      shared.tile[ring.slot] = next;
-      ptx::mbarrier_arrive(shared.tile_full[ring.slot]);
-    }
-    if (next.is_end()) break;
-    // Claim late: a queued tile is one that no idle block can take (+1-4 % on
-    // random sizes, H200, 2026-11-22, gemm_m prototype).
-    ptx::mbarrier_wait(shared.tile_read[ring.slot], ring.parity);
-    claim = cursor.claim();
   }
 }
 

@@ -246,7 +246,7 @@ struct KGroupedConsumer {
 // ---- the kernel ---------------------------------------------------------------------------------
 
 template <class Policy, typename In, class Epilogue>
-__global__ void __launch_bounds__(kThreads, 1)
+__global__ void __launch_bounds__(kThreadsOf<Policy>, 1)
     k_grouped_gemm(const __grid_constant__ KGroupedArgs args) {
   using Memory = KGroupedShared<Policy>;
   extern __shared__ uint8_t shared_bytes[];
@@ -254,7 +254,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   if (threadIdx.x == 0) {
     if (ptx::shared_address(shared_bytes) % alignof(Memory) != 0) __trap();
     init_barriers(shared);
-    for (int w = 0; w < kConsumerWarps; ++w) {
+    for (int w = 0; w < Memory::kConsumerWarps; ++w) {
       for (int i = 0; i < Policy::kSlabs; ++i) {
         ptx::mbarrier_init(shared.slab_loaded[w][i], 1);
         ptx::mbarrier_init(shared.slab_added[w][i], 1);

@@ -30,7 +30,7 @@ struct Courier {
 
   KGroupedShared<Policy>& shared;
   const KGroupedArgs& args;
-  Cursor<Policy::kSlabs> load_at[kConsumers], store_at[kConsumers];
+  Cursor<Policy::kSlabs> load_at[Policy::kConsumers], store_at[Policy::kConsumers];
   int taken = 0;  // slabs of a warp whose piece is not on its way back yet
 
   __device__ __forceinline__ bool has_rows(const KGroupedTile& tile, int warpgroup) const {
@@ -45,7 +45,7 @@ struct Courier {
       ptx::wait_stores_read<0>();
     }
 #pragma unroll
-    for (int g = 0; g < kConsumers; ++g) {
+    for (int g = 0; g < Policy::kConsumers; ++g) {
       if (!has_rows(tile, g)) continue;
       for (int w = g * 4; w < g * 4 + 4; ++w) {
         const uint64_t& loaded = shared.slab_loaded[w][load_at[g].slot];
@@ -61,7 +61,7 @@ struct Courier {
 
   __device__ __forceinline__ void store(const KGroupedTile& tile, int piece) {
 #pragma unroll
-    for (int g = 0; g < kConsumers; ++g) {
+    for (int g = 0; g < Policy::kConsumers; ++g) {
       if (!has_rows(tile, g)) continue;
       for (int w = g * 4; w < g * 4 + 4; ++w) {
         ptx::mbarrier_wait(shared.slab_added[w][store_at[g].slot], store_at[g].parity);

@@ -4,9 +4,9 @@
 
 #include "cuda/common/launch.h"
 #include "cuda/common/number.cuh"
-#include "cuda/gemm/sm90/claims.h"
 #include "cuda/gemm/sm90/door.h"
 #include "cuda/gemm/sm90/policy.h"
+#include "cuda/gemm/sm90/scratch.h"
 #include "cuda/gemm/sm90/tensor_maps.h"
 
 namespace gg::cuda::sm90 {
@@ -32,10 +32,11 @@ void gmm_wgrad(const GmmPlan& plan, const GmmWgradProblem& problem, Workspace wo
                Stream stream) {
   const WgradRoles roles = copied_roles_of(problem);
   KGroupedArgs args{};
-  args.groups = to_device("gmm_wgrad", problem.groups, behind_claims(workspace), to_cuda(stream));
-  args.classes = {.claims = clear_claims("gmm_wgrad", workspace, stream),
+  const Scratch scratch = prepare("gmm_wgrad", plan, problem.groups, workspace, stream);
+  args.groups = scratch.groups;
+  args.classes = {.claims = scratch.claims,
                   .small_rows = plan.policy.small_rows > 0 ? plan.policy.small_rows : -1,
-                  .most_parts = 1};
+                  .halves = false};
   args.num_rows = static_cast<int>(problem.dy.size(0));
   args.out_rows = static_cast<int>(roles.left.size(1));
   args.out_columns = static_cast<int>(roles.right.size(1));

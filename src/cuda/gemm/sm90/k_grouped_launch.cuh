@@ -44,8 +44,8 @@ void launch_k_grouped(const KGroupedArgs& args, unsigned num_blocks, cudaStream_
   using Memory = KGroupedShared<Policy>;
   static_assert(sizeof(Memory) <= Policy::kSharedBytes);
   const auto kernel = k_grouped_gemm<Policy, In, typename WgradKernel<In, kStore>::Epilogue>;
-  launch("gmm_wgrad", kernel, {num_blocks, kThreads, sizeof(Memory), /*dependent=*/true}, stream,
-         args);
+  launch("gmm_wgrad", kernel, {num_blocks, kThreadsOf<Policy>, sizeof(Memory), /*dependent=*/true},
+         stream, args);
 }
 
 }  // namespace gg::cuda::sm90

@@ -1,7 +1,6 @@
 #include "cuda/gemm/sm90/k_grouped_policy.h"
 
 #include "base/math.h"
-#include "cuda/gemm/groups.h"
 #include "cuda/gemm/sm90/copy_engine.h"
 #include "cuda/gemm/sm90/door.h"
 #include "cuda/gemm/sm90/policy.h"
@@ -72,8 +71,7 @@ void plan_gmm_wgrad(GmmPlan& plan, const GmmWgradProblem& problem, const DeviceL
                  .tile_n = static_cast<int>(tile_columns(problem)),
                  .tile_k = KGroupedWide::kTileK,
                  .small_rows = small_rows_for(problem.dy.size(0), problem.groups.num_groups)};
-  plan.num_blocks = base::clamp(num_tiles, 1, base::max(1, limits.num_sms));
-  plan.workspace_bytes = kClaimsBytes + groups_workspace_bytes(problem.groups);
+  plan_blocks(plan, num_tiles, base::max(1, limits.num_sms), problem.groups);
 }
 
 }  // namespace gg::cuda::sm90

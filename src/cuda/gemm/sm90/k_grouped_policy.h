@@ -13,7 +13,8 @@ namespace gg::cuda::sm90 {
 // +5 % on random sizes; cluster of 2 +3 %, left out for its complexity.
 // Missing: a policy for fp32 outputs of few rows a group, bound by shared memory.
 struct KGroupedWide {
-  static constexpr int kTileRows = 128;       // two consumer warpgroups of 64
+  static constexpr int kConsumers = 2;  // warpgroups, of 64 rows each
+  static constexpr int kTileRows = 64 * kConsumers;
   static constexpr int kTileColumns = 256;    // at most; out's columns are cut into equal tiles
   static constexpr int kColumnStep = 64;      // granularity of a tile's width: a box
   static constexpr int kTileK = 64;           // token rows in a stage

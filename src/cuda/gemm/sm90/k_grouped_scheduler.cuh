@@ -31,6 +31,7 @@ struct alignas(16) KGroupedTile {
 template <class Policy>
 struct alignas(1024) KGroupedShared {
   static constexpr int kStages = Policy::kStages;
+  static constexpr int kConsumerWarps = 4 * Policy::kConsumers;
   static constexpr int kTileReaders = kConsumerWarps + 1 + (Policy::kHasCourier ? 1 : 0);
   static constexpr int kBoxBytes = Policy::kTileK * kRowBytes;  // 64 features of 64 rows
   static constexpr int kLeftBytes = Policy::kTileRows / kBoxFeatures * kBoxBytes;

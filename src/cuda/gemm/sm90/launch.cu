@@ -4,9 +4,9 @@
 
 #include "cuda/common/launch.h"
 #include "cuda/common/number.cuh"
-#include "cuda/gemm/sm90/claims.h"
 #include "cuda/gemm/sm90/copy_engine.h"
 #include "cuda/gemm/sm90/door.h"
+#include "cuda/gemm/sm90/scratch.h"
 #include "cuda/gemm/sm90/tensor_maps.h"
 
 namespace gg::cuda::sm90 {
@@ -19,9 +19,10 @@ struct Row {
   Launch launch;
 };
 
-template <typename In, WeightMajor kMajor, typename Out, StoreBy kStore>
+template <typename In, WeightMajor kMajor, typename Out, StoreBy kStore,
+          TileShape kTile = TileShape::kGeneral>
 constexpr Row row(DType in, DType out) {
-  return {{in, out, kMajor, kStore}, launch_m_grouped<In, kMajor, Out, kStore>};
+  return {{in, out, kMajor, kStore, kTile}, launch_m_grouped<In, kMajor, Out, kStore, kTile>};
 }
 
 constexpr DType kBf16 = DType::kBFloat16;
@@ -31,6 +32,7 @@ constexpr StoreBy kCopy = StoreBy::kCopyEngine;
 constexpr StoreBy kThreads = StoreBy::kThreads;
 constexpr WeightMajor kK = WeightMajor::kK;
 constexpr WeightMajor kN = WeightMajor::kN;
+constexpr TileShape kNarrow = TileShape::kNarrow;
 
 // Every kernel there is: one for each file of inst/.
 constexpr Row kRows[] = {
@@ -52,6 +54,14 @@ constexpr Row kRows[] = {
     row<__half, kN, float, kThreads>(kFp16, kFp32),
     row<float, kK, float, kCopy>(kFp32, kFp32),  // tf32
     row<float, kK, float, kThreads>(kFp32, kFp32),
+    row<__nv_bfloat16, kK, __nv_bfloat16, kCopy, kNarrow>(kBf16, kBf16),
+    row<__nv_bfloat16, kN, __nv_bfloat16, kCopy, kNarrow>(kBf16, kBf16),
+    row<__nv_bfloat16, kK, float, kCopy, kNarrow>(kBf16, kFp32),
+    row<__nv_bfloat16, kN, float, kCopy, kNarrow>(kBf16, kFp32),
+    row<__half, kK, __half, kCopy, kNarrow>(kFp16, kFp16),
+    row<__half, kN, __half, kCopy, kNarrow>(kFp16, kFp16),
+    row<__half, kK, float, kCopy, kNarrow>(kFp16, kFp32),
+    row<__half, kN, float, kCopy, kNarrow>(kFp16, kFp32),
 };
 
 Launch launcher_of(const Variant& variant) {
@@ -66,14 +76,16 @@ Launch launcher_of(const Variant& variant) {
 bool is_built() { return true; }
 
 void gmm(const GmmPlan& plan, const GmmProblem& problem, Workspace workspace, Stream stream) {
-  const Variant variant = variant_of(problem);
+  Variant variant = variant_of(problem);
+  if (plan.policy.tile_n == NarrowPolicy::kTileFeatures) variant.tile = TileShape::kNarrow;
   MGroupedArgs args{};
   args.out = problem.out.data;
   args.out_pitch = pitch_of(problem.out, 0, problem.out.size(1));
-  args.groups = to_device("gmm", problem.groups, behind_claims(workspace), to_cuda(stream));
-  args.classes = {.claims = clear_claims("gmm", workspace, stream),
+  const Scratch scratch = prepare("gmm", plan, problem.groups, workspace, stream);
+  args.groups = scratch.groups;
+  args.classes = {.claims = scratch.claims,
                   .small_rows = plan.policy.small_rows > 0 ? plan.policy.small_rows : -1,
-                  .most_parts = most_parts_for(problem.groups.num_groups)};
+                  .halves = halves_last_wave(problem.groups.num_groups)};
   args.equal_tiles = plan.policy.equal_tiles;
   args.num_rows = static_cast<int>(problem.tokens.size(0));
   args.num_n = static_cast<int>(problem.weights.size(1));

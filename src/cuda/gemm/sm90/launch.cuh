@@ -10,21 +10,25 @@
 
 namespace gg::cuda::sm90 {
 
-template <typename Out, StoreBy kStore>
+template <class Policy, typename Out, StoreBy kStore>
 using EpilogueOf = std::conditional_t<
-    kStore == StoreBy::kCopyEngine, CopyEngineStore<Out>,
+    kStore == StoreBy::kCopyEngine, CopyEngineStore<Out, Policy::kTileTokens>,
     std::conditional_t<std::is_same_v<Out, float>, ThreadStoreFloat, ThreadStore<Out>>>;
 
-template <typename In>
-using PolicyOf = std::conditional_t<std::is_same_v<In, float>, Tf32Policy, GeneralPolicy>;
+template <typename In, TileShape kTile>
+using PolicyOf = std::conditional_t<
+    std::is_same_v<In, float>, Tf32Policy,
+    std::conditional_t<kTile == TileShape::kNarrow, NarrowPolicy, GeneralPolicy>>;
 
-template <typename In, WeightMajor kMajor, typename Out, StoreBy kStore>
+template <typename In, WeightMajor kMajor, typename Out, StoreBy kStore, TileShape kTile>
 void launch_m_grouped(const MGroupedArgs& args, unsigned num_blocks, cudaStream_t stream) {
-  using Policy = PolicyOf<In>;
-  static_assert(sizeof(Shared<Policy>) <= Policy::kSharedBytes);
-  const auto kernel = m_grouped_gemm<Policy, OperandTypes<In, kMajor>, EpilogueOf<Out, kStore>>;
-  launch("gmm", kernel, {num_blocks, kThreads, sizeof(Shared<Policy>), /*dependent=*/true}, stream,
-         args);
+  using Policy = PolicyOf<In, kTile>;
+  using Memory = Shared<Policy>;
+  static_assert(sizeof(Memory) <= Policy::kSharedBytes);
+  const auto kernel =
+      m_grouped_gemm<Policy, OperandTypes<In, kMajor>, EpilogueOf<Policy, Out, kStore>>;
+  launch("gmm", kernel, {num_blocks, kThreadsOf<Policy>, sizeof(Memory), /*dependent=*/true},
+         stream, args);
 }
 
 }  // namespace gg::cuda::sm90

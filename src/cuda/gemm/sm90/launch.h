@@ -9,7 +9,8 @@
 
 namespace gg::cuda::sm90 {
 
-template <typename In, WeightMajor kMajor, typename Out, StoreBy kStore>
+template <typename In, WeightMajor kMajor, typename Out, StoreBy kStore,
+          TileShape kTile = TileShape::kGeneral>
 void launch_m_grouped(const MGroupedArgs& args, unsigned num_blocks, cudaStream_t stream);
 
 }  // namespace gg::cuda::sm90

@@ -8,7 +8,7 @@
 //
 //   warp 0       producer: one thread tells the copy engine what to load
 //   warp 1       scheduler: turns claimed numbers into tiles; zeroes the rows of no group
-//   warps 4-11   two consumer warpgroups, 64 features each: multiply, store
+//   warps 4-     consumer warpgroups, 64 features each: multiply, store
 //
 // NaN or Inf of one group reaches no other: a tile's box of tokens may hold rows
 // of the next group, but those are columns of their own in the product, and are
@@ -27,10 +27,6 @@ struct OperandTypes {
   using In = T;
   static constexpr WeightMajor kMajor = kWeightMajor;
 };
-
-// 128 * 40 + 256 * 232 <= 65536. 24 and 240 spill the producer.
-inline constexpr int kProducerRegisters = 40;
-inline constexpr int kConsumerRegisters = 232;
 
 // Descriptor of an operand of 128 bytes a row, 128-byte swizzle:
 // groups of eight rows follow each other at 1024 bytes, whichever is its major.
@@ -78,14 +74,16 @@ __device__ __forceinline__ void produce(Shared<Policy>& shared, const MGroupedAr
   ptx::prefetch_tensor_map(args.weights);
 #pragma unroll
   for (int box = 0; box < kTokenBoxes; ++box) ptx::prefetch_tensor_map(args.tokens[box]);
-  const int k_blocks = num_k_blocks<Policy>(args.num_k);
+  const int k_blocks = divide_up(args.num_k, Policy::kTileK);
   Cursor<Policy::kStages> at;
   for (Cursor<kTileRing> ring;; ring.next()) {
     ptx::mbarrier_wait(shared.tile_full[ring.slot], ring.parity);
     const Tile tile = shared.tile[ring.slot];
     if (tile.is_end()) return;
     for (int kb = 0; kb < k_blocks; ++kb, at.next()) {
-      if (kb == k_blocks - Policy::kClaimLead) ptx::mbarrier_arrive(shared.tile_read[ring.slot]);
+      if (kb == max(k_blocks - Policy::kClaimLead, 0)) {
+        ptx::mbarrier_arrive(shared.tile_read[ring.slot]);
+      }
       ptx::mbarrier_wait(shared.empty[at.slot], at.parity ^ 1);
       load_stage<Policy, Types>(shared, args, tile, at.slot, kb * Policy::kTileK);
     }
@@ -159,7 +157,6 @@ struct Consumer {
     int previous = at.slot;
     multiply<kN, true>(acc);
     at.next();
-    epilogue.step(0);
     const auto next_k_block = [&] {
       const int slot = at.slot;
       wait_full();
@@ -169,13 +166,16 @@ struct Consumer {
       previous = slot;
       at.next();
     };
-    constexpr int kPeeled = Epilogue::kSteps > 1 ? Epilogue::kSteps : 1;
+    int kb = 1;
+    if (epilogue.has_kept()) {  // a branch: the block's first tile needs less of the code
 #pragma unroll
-    for (int kb = 1; kb < kPeeled; ++kb) {
-      next_k_block();
-      epilogue.step(kb);
+      for (int s = 0; s < Epilogue::kSteps; ++s) {
+        if (s > 0 && s < k_blocks) next_k_block();
+        epilogue.step(s);
+      }
+      kb = Epilogue::kSteps;
     }
-    for (int kb = kPeeled; kb < k_blocks; ++kb) next_k_block();
+    for (; kb < k_blocks; ++kb) next_k_block();
     epilogue.finish();
     const Tile next = next_tile();  // all that comes after it is exposed
     ptx::wgmma_wait<0>();
@@ -225,7 +225,7 @@ struct Consumer {
 // ---- the kernel ---------------------------------------------------------------------------------
 
 template <class Policy, class Types, class Epilogue>
-__global__ void __launch_bounds__(kThreads, 1)
+__global__ void __launch_bounds__(kThreadsOf<Policy>, Policy::kBlocksPerSm)
     m_grouped_gemm(const __grid_constant__ MGroupedArgs args) {
   extern __shared__ uint8_t shared_bytes[];
   Shared<Policy>& shared = *reinterpret_cast<Shared<Policy>*>(shared_bytes);
@@ -237,7 +237,7 @@ __global__ void __launch_bounds__(kThreads, 1)
 
   const int warp = __shfl_sync(kWholeWarp, static_cast<int>(threadIdx.x / 32), 0);
   if (warp < kWarpgroup / 32) {
-    ptx::give_registers<kProducerRegisters>();
+    ptx::give_registers<Policy::kProducerRegisters>();
     if (warp == 0 && ptx::elect()) produce<Policy, Types>(shared, args);
     if (warp == 1) {
       cuda::ptx::wait_for_previous_kernel();  // of sizes and counters; all else follows from a tile
@@ -245,9 +245,9 @@ __global__ void __launch_bounds__(kThreads, 1)
       zero_rows<typename Epilogue::Out>(args, last_row, lane_index());
     }
   } else {
-    ptx::take_registers<kConsumerRegisters>();
-    const ConsumerPlace place{warp / 4 - 1, warp % 4, lane_index()};
-    const int k_blocks = num_k_blocks<Policy>(args.num_k);
+    ptx::take_registers<Policy::kConsumerRegisters>();
+    const ConsumerPlace place{Policy::kTileFeatures, warp / 4 - 1, warp % 4, lane_index()};
+    const int k_blocks = divide_up(args.num_k, Policy::kTileK);
     Consumer<Policy, Types, Epilogue>{shared, args, place, k_blocks,
                                       Epilogue(args, place, shared.pieces[place.warpgroup])}
         .run();

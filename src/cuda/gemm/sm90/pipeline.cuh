@@ -11,9 +11,6 @@
 namespace gg::cuda::sm90 {
 
 inline constexpr int kWarpgroup = 128;
-inline constexpr int kConsumers = 2;  // warpgroups, of 64 features each
-inline constexpr int kConsumerWarps = kConsumers * 4;
-inline constexpr int kThreads = (1 + kConsumers) * kWarpgroup;
 inline constexpr int kFeaturesPerConsumer = 64;  // wgmma's m
 inline constexpr int kRowBytes = 128;            // of 64 elements: a row of the 128-byte swizzle
 inline constexpr int kTileRing = 2;              // tiles handed out: the running one and the next
@@ -22,14 +19,14 @@ inline constexpr int kPieceBytes = kPieceTokens * kRowBytes;
 inline constexpr int kPieceBuffers = 2;  // one costs 1.5 % (H200, 2026-11-22, gemm_m prototype)
 using PieceBuffers = uint8_t[kPieceBuffers][kPieceBytes];  // of a consumer warpgroup
 
-// An output tile: `rows` tokens from row0 on, of one expert, and 128 features.
+// An output tile: `rows` tokens from row0 on, of one expert, and a tile of features.
 struct alignas(16) Tile {
   int row0;
   int rows;
   int feature_tile;
-  int expert_and_steps;  // expert * 256 + length in kTokenSteps; 0: there are no more tiles
+  int expert_and_steps;  // (expert + 1) * 256 + length in kTokenSteps; 0: there are no more tiles
 
-  __device__ __forceinline__ int expert() const { return expert_and_steps >> 8; }
+  __device__ __forceinline__ int expert() const { return (expert_and_steps >> 8) - 1; }
   __device__ __forceinline__ int steps() const { return expert_and_steps & 0xff; }
   __device__ __forceinline__ bool is_end() const { return expert_and_steps == 0; }
   __device__ __forceinline__ bool is_nothing() const { return rows <= 0 && !is_end(); }
@@ -40,12 +37,13 @@ struct alignas(16) Tile {
 template <class Policy>
 struct alignas(1024) Shared {
   static constexpr int kStages = Policy::kStages;
+  static constexpr int kConsumerWarps = 4 * Policy::kConsumers;
   static constexpr int kTileReaders = kConsumerWarps + 1;
   static constexpr int kWeightBytes = Policy::kTileFeatures * kRowBytes;
   static constexpr int kStageBytes = kWeightBytes + Policy::kTileTokens * kRowBytes;
 
   uint8_t stage[Policy::kStages][kStageBytes];  // weights, then tokens
-  PieceBuffers pieces[kConsumers];
+  PieceBuffers pieces[Policy::kConsumers];
   Tile tile[kTileRing];
   uint64_t full[Policy::kStages];   // the copy engine has filled the stage
   uint64_t empty[Policy::kStages];  // every consumer warp has multiplied it
@@ -53,11 +51,15 @@ struct alignas(1024) Shared {
   uint64_t tile_read[kTileRing];    // the consumers have read it, and the producer nears its end
 };
 
+// A block: the producer and scheduler's warpgroup, and the consumers.
+template <class Policy>
+inline constexpr int kThreadsOf = (1 + Policy::kConsumers) * kWarpgroup;
+
 template <class SharedMemory>
 __device__ __forceinline__ void init_barriers(SharedMemory& shared) {
   for (int s = 0; s < SharedMemory::kStages; ++s) {
     ptx::mbarrier_init(shared.full[s], 1);
-    ptx::mbarrier_init(shared.empty[s], kConsumerWarps);
+    ptx::mbarrier_init(shared.empty[s], SharedMemory::kConsumerWarps);
   }
   for (int r = 0; r < kTileRing; ++r) {
     ptx::mbarrier_init(shared.tile_full[r], 1);
@@ -95,14 +97,5 @@ struct Cursor {
     }
   }
 };
-
-// k-blocks of every tile. Each deferred piece of output needs one to hide under,
-// and so does the claim of the next tile; blocks past K load as zeros.
-template <class Policy>
-__device__ __forceinline__ int num_k_blocks(int num_k) {
-  constexpr int kPieces = Policy::kTileTokens / kPieceTokens;
-  constexpr int kAtLeast = kPieces > Policy::kClaimLead ? kPieces : Policy::kClaimLead;
-  return max(kAtLeast, (num_k + Policy::kTileK - 1) / Policy::kTileK);
-}
 
 }  // namespace gg::cuda::sm90

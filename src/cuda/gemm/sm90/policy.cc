@@ -22,6 +22,16 @@ int tile_k_of(DType operands) {
   return operands == DType::kFloat32 ? Tf32Policy::kTileK : GeneralPolicy::kTileK;
 }
 
+template <class Policy>
+void plan_with(GmmPlan& plan, const GmmProblem& problem, const DeviceLimits& limits) {
+  plan.policy.tile_m = Policy::kTileTokens;
+  plan.policy.tile_n = Policy::kTileFeatures;
+  const bool may_halve = problem.tokens.size(0) > Policy::kLeastHalfSteps * Policy::kTokenStep &&
+                         halves_last_wave(problem.groups.num_groups);
+  plan_blocks(plan, max_num_tiles<Policy>(problem) * (may_halve ? 2 : 1),
+              Policy::kBlocksPerSm * base::max(1, limits.num_sms), problem.groups);
+}
+
 }  // namespace
 
 std::string_view refusal(const GmmProblem& problem, const DeviceLimits& limits) {
@@ -57,15 +67,9 @@ std::string_view refusal(const GmmProblem& problem, const DeviceLimits& limits) 
     return "a dimension is larger than 2^30";
   }
   if (weights.size(0) > kMaxGroups) return "there are more than 2^22 groups";
-  const int64_t max_tiles = max_num_tiles(problem);
+  const int64_t max_tiles = max_num_tiles<NarrowPolicy>(problem);
   if (max_tiles > std::numeric_limits<int32_t>::max() / 2) return "there are more than 2^30 tiles";
   return {};
-}
-
-int64_t max_num_tiles(const GmmProblem& problem) {
-  const int64_t num_rows = problem.out.size(0);
-  return (num_rows / GeneralPolicy::kTileTokens + base::min(problem.groups.num_groups, num_rows)) *
-         base::ceil_div(problem.out.size(1), GeneralPolicy::kTileFeatures);
 }
 
 Variant variant_of(const GmmProblem& problem) {
@@ -76,7 +80,16 @@ Variant variant_of(const GmmProblem& problem) {
   return variant;
 }
 
-int most_parts_for(int64_t num_groups) { return num_groups <= kManyGroups ? 2 : 1; }
+bool is_narrow(const GmmProblem& problem, const DeviceLimits& limits) {
+  constexpr int64_t kFewRows = 64;  // a group, on average
+  if (problem.tokens.dtype == DType::kFloat32) return false;
+  if (variant_of(problem).store != StoreBy::kCopyEngine) return false;
+  if (limits.is_shared) return false;  // twice as many blocks would spread over twice as many
+  return problem.out.size(0) <= kFewRows * problem.groups.num_groups ||
+         max_num_tiles<GeneralPolicy>(problem) <= limits.num_sms;
+}
+
+bool halves_last_wave(int64_t num_groups) { return num_groups <= kManyGroups; }
 
 int small_rows_for(int64_t num_rows, int64_t num_groups) {
   constexpr int kSmallRows = 144;
@@ -88,17 +101,22 @@ int small_rows_for(int64_t num_rows, int64_t num_groups) {
 
 bool needs_equal_tiles(int64_t num_k) { return num_k > 16384; }
 
+void plan_blocks(GmmPlan& plan, int64_t max_tiles, int64_t max_blocks, const GroupSizes& groups) {
+  plan.num_blocks = base::clamp(max_tiles, 1, max_blocks);
+  const bool claims = max_tiles > plan.num_blocks;
+  if (!claims) plan.policy.small_rows = 0;
+  plan.workspace_bytes = (claims ? kClaimsBytes : 0) + groups_workspace_bytes(groups);
+}
+
 void plan_gmm(GmmPlan& plan, const GmmProblem& problem, const DeviceLimits& limits) {
-  plan.policy = {.tile_m = GeneralPolicy::kTileTokens,
-                 .tile_n = GeneralPolicy::kTileFeatures,
-                 .tile_k = tile_k_of(problem.tokens.dtype),
-                 .small_rows = small_rows_for(problem.tokens.size(0), problem.groups.num_groups),
-                 .equal_tiles = needs_equal_tiles(problem.tokens.size(1))};
-  const bool may_part =
-      problem.tokens.size(0) > GeneralPolicy::kLeastPartSteps * GeneralPolicy::kTokenStep;
-  const int64_t parts = may_part ? most_parts_for(problem.groups.num_groups) : 1;
-  plan.num_blocks = base::clamp(max_num_tiles(problem) * parts, 1, base::max(1, limits.num_sms));
-  plan.workspace_bytes = kClaimsBytes + groups_workspace_bytes(problem.groups);
+  plan.policy.tile_k = tile_k_of(problem.tokens.dtype);
+  plan.policy.equal_tiles = needs_equal_tiles(problem.tokens.size(1));
+  if (is_narrow(problem, limits)) {
+    plan_with<NarrowPolicy>(plan, problem, limits);
+  } else {
+    plan.policy.small_rows = small_rows_for(problem.tokens.size(0), problem.groups.num_groups);
+    plan_with<GeneralPolicy>(plan, problem, limits);
+  }
 }
 
 }  // namespace gg::cuda::sm90

@@ -30,7 +30,12 @@ struct Order {
 
   template <class Policy>
   __device__ static Order of(int j, int token_tiles, int feature_tiles) {
+    if (token_tiles == 1) return {j, 0};
     const int num_blocks = max(1, (token_tiles + Policy::kTokenBlock / 2) / Policy::kTokenBlock);
+    if (num_blocks == 1) {
+      const int feature_tile = j / token_tiles;
+      return {feature_tile, j - feature_tile * token_tiles};
+    }
     const int wide = token_tiles / num_blocks + 1;  // width of the first blocks
     const int num_wide = token_tiles % num_blocks;
     int in_block = j - num_wide * wide * feature_tiles;
@@ -61,7 +66,7 @@ struct Scheduler {
 
   int last_row = 0;  // of the last group, once its end has been seen
 
-  // The end where there is no such tile; nothing where a part of it has no rows.
+  // The end where there is no such tile; nothing where a half of it has no rows.
   __device__ Tile tile(const Claim& claim) {
     const GroupTile found = window.find(claim.tile);
     if (found.group < 0) {
@@ -71,10 +76,10 @@ struct Scheduler {
     const int token_tiles = TokenTiles<Policy>::of(found.rows);
     const Order at = Order::of<Policy>(found.number, token_tiles, feature_tiles);
     Steps steps = steps_of(at.token_tile, token_tiles, divide_up(found.rows, Policy::kTokenStep));
-    if (claim.parts > 1) steps = part_of(steps, claim);
+    if (claim.share != Claim::kWhole) steps = half_of(steps, claim.share);
     const int row0 = steps.first * Policy::kTokenStep;
     return {found.row_begin + row0, min(found.rows - row0, steps.count * Policy::kTokenStep),
-            at.feature_tile, found.group << 8 | steps.count};
+            at.feature_tile, (found.group + 1) << 8 | steps.count};
   }
 
   // Of a token tile, in its group.
@@ -84,6 +89,7 @@ struct Scheduler {
 
   __device__ __forceinline__ Steps steps_of(int token_tile, int token_tiles,
                                             int group_steps) const {
+    if (token_tiles == 1) return {0, group_steps};
     const int least = group_steps / token_tiles;
     const int num_longer = group_steps - least * token_tiles;  // by one step, the first ones
     if (args.equal_tiles) {
@@ -94,9 +100,9 @@ struct Scheduler {
             least + (token_tile < num_longer ? 1 : 0)};
   }
 
-  __device__ __forceinline__ static Steps part_of(const Steps& whole, const Claim& claim) {
-    const int most = max(divide_up(whole.count, claim.parts), Policy::kLeastPartSteps);
-    const int from = claim.part * most;
+  __device__ __forceinline__ static Steps half_of(const Steps& whole, Claim::Share share) {
+    const int most = max(divide_up(whole.count, 2), Policy::kLeastHalfSteps);
+    const int from = share == Claim::kFirstHalf ? 0 : most;
     return {whole.first + from, min(most, whole.count - from)};
   }
 

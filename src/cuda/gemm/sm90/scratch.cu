@@ -1,4 +1,4 @@
-#include "cuda/gemm/sm90/claims.h"
+#include "cuda/gemm/sm90/scratch.h"
 
 #include "cuda/common/dependent_launch.cuh"
 #include "cuda/common/dependent_launch.h"
@@ -19,15 +19,16 @@ __global__ void clear(unsigned* claims) {
 
 }  // namespace
 
-unsigned* clear_claims(const char* op, Workspace workspace, Stream stream) {
-  unsigned* claims = static_cast<unsigned*>(workspace.data);
+Scratch prepare(const char* op, const GmmPlan& plan, const GroupSizes& groups, Workspace workspace,
+                Stream stream) {
+  const int64_t bytes = plan.workspace_bytes - groups_workspace_bytes(groups);
+  const Workspace rest{static_cast<char*>(workspace.data) + bytes, workspace.bytes - bytes};
+  Scratch scratch{.groups = to_device(op, groups, rest, to_cuda(stream)), .claims = nullptr};
+  if (bytes == 0) return scratch;
+  scratch.claims = static_cast<unsigned*>(workspace.data);
   launch(op, clear, {.num_blocks = 1, .num_threads = kCounters, .dependent = true}, to_cuda(stream),
-         claims);
-  return claims;
-}
-
-Workspace behind_claims(Workspace workspace) {
-  return {static_cast<char*>(workspace.data) + kClaimsBytes, workspace.bytes - kClaimsBytes};
+         scratch.claims);
+  return scratch;
 }
 
 }  // namespace gg::cuda::sm90

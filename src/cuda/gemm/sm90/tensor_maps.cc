@@ -29,6 +29,13 @@ EncodeTiled find_encode_tiled(const char* op) {
   return reinterpret_cast<EncodeTiled>(function);
 }
 
+// The driver's functions, unlike the runtime's, do not make a thread's context current.
+void bind_current_device(const char* op) {
+  int device = 0;
+  check(op, "tell which device is current", cudaGetDevice(&device));
+  check(op, "make it current", cudaSetDevice(device));
+}
+
 // A matrix of kRank dimensions, the contiguous one first; strides (of the others) in
 // bytes; the box that one copy moves, its rows of 128 bytes swizzled.
 template <int kRank>
@@ -55,10 +62,16 @@ CUtensorMap encode(const char* op, const char* name, const TensorView& tensor,
   static const EncodeTiled encode_tiled = find_encode_tiled(op);  // never changes
   constexpr cuuint32_t kEveryElement[] = {1, 1, 1, 1};
   CUtensorMap map;
-  const CUresult status =
-      encode_tiled(&map, type, kRank, tensor.data, layout.sizes, layout.strides, layout.box,
-                   kEveryElement, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-                   CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  const auto encode_once = [&] {
+    return encode_tiled(&map, type, kRank, tensor.data, layout.sizes, layout.strides, layout.box,
+                        kEveryElement, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                        CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  };
+  CUresult status = encode_once();
+  if (status == CUDA_ERROR_INVALID_CONTEXT) {  // this thread has not used the device before
+    bind_current_device(op);
+    status = encode_once();
+  }
   GG_REQUIRE(status == CUDA_SUCCESS, op, ": ", name, " got a layout of shape ",
              shape_string(tensor),
              " that the driver refused to describe for the copy engine (error ",
@@ -93,11 +106,12 @@ void encode_tokens(MGroupedArgs& args, const TensorView& tokens) {
 }
 
 // [E, N, K] in boxes of 128 bytes of K and all features of a tile, or of 64 features and 64 of K.
-void encode_weights(MGroupedArgs& args, const TensorView& weights, WeightMajor major) {
-  const int inner = major == WeightMajor::kK ? 2 : 1;
+void encode_weights(MGroupedArgs& args, const TensorView& weights, const Variant& variant) {
+  const int inner = variant.major == WeightMajor::kK ? 2 : 1;
   const int outer = 3 - inner;
-  const cuuint32_t box_rows =
-      major == WeightMajor::kK ? GeneralPolicy::kTileFeatures : GeneralPolicy::kTileK;
+  const int features = variant.tile == TileShape::kNarrow ? NarrowPolicy::kTileFeatures
+                                                          : GeneralPolicy::kTileFeatures;
+  const cuuint32_t box_rows = variant.major == WeightMajor::kK ? features : GeneralPolicy::kTileK;
   const int64_t matrix = pitch_of(weights, outer, weights.size(inner)) * weights.size(outer);
   args.weights = encode<3>(
       "gmm", "b", weights,
@@ -155,7 +169,7 @@ CUtensorMap encode_matrices(const TensorView& out, int row_dim, int column_dim,
 
 void encode_tensor_maps(MGroupedArgs& args, const GmmProblem& problem, const Variant& variant) {
   encode_tokens(args, problem.tokens);
-  encode_weights(args, problem.weights, variant.major);
+  encode_weights(args, problem.weights, variant);
   if (variant.store == StoreBy::kCopyEngine) encode_out(args, problem.out);
 }
 

@@ -44,6 +44,7 @@ struct ThreadStore {
     done.template take<kN>(acc, tile);
   }
 
+  __device__ __forceinline__ bool has_kept() const { return done.tile.rows > 0; }
   __device__ __forceinline__ void step(int s) {
     const int rows = done.rows_from(s);
     if (rows <= 0) return;
@@ -102,6 +103,7 @@ struct ThreadStoreFloat {
     }
   }
 
+  __device__ __forceinline__ bool has_kept() const { return false; }
   __device__ __forceinline__ void step(int) {}
   __device__ __forceinline__ void finish() {}
   __device__ __forceinline__ void drain() {}

@@ -64,8 +64,8 @@ TEST_F(Sm90Plans, RunSmallGroupsBesideLargeOnesWhereBothMayOccur) {
   EXPECT_EQ(plan(problem_of(1024 * 32, 32, 4096, 7168)).policy.small_rows, 144);
   EXPECT_EQ(plan(problem_of(1024 * 32 + 1, 32, 4096, 7168)).policy.small_rows, 0);  // large ones
   EXPECT_EQ(plan(problem_of(4096, 7, 4096, 7168)).policy.small_rows, 0);            // few groups
-  EXPECT_EQ(plan(problem_of(4096, 1024, 64, 64)).policy.small_rows, 144);
-  EXPECT_EQ(plan(problem_of(4096, 1025, 64, 64)).policy.small_rows, 0);  // too many to look at
+  EXPECT_EQ(plan(problem_of(66560, 1024, 64, 64)).policy.small_rows, 144);
+  EXPECT_EQ(plan(problem_of(66625, 1025, 64, 64)).policy.small_rows, 0);  // too many to look at
 }
 
 TEST_F(Sm90Plans, KeepBlocksInStepOverLongReductions) {
@@ -119,13 +119,47 @@ TEST_F(Sm90WgradPlans, PrintTheirTile) {
 }
 
 TEST_F(Sm90Plans, TakeNoMoreBlocksThanThereCanBeTiles) {
-  EXPECT_EQ(plan(problem_of(8, 8, 1024, 512)).num_blocks, 64);
+  EXPECT_EQ(plan(problem_of(8, 8, 1024, 512)).num_blocks, 128);
   EXPECT_EQ(plan(problem_of(0, 8, 1024, 512)).num_blocks, 1);
+  EXPECT_EQ(plan(problem_of(65 * 40, 40, 1024, 512)).num_blocks, 132);
 }
 
 TEST_F(Sm90Plans, CountTheHalvesOfTilesThatAreLongEnough) {
-  EXPECT_EQ(plan(problem_of(64, 1, 1024, 512)).num_blocks, 8);
-  EXPECT_EQ(plan(problem_of(65, 1, 1024, 512)).num_blocks, 16);
+  EXPECT_EQ(plan(problem_of(64, 1, 1024, 512)).num_blocks, 16);
+  EXPECT_EQ(plan(problem_of(65, 1, 1024, 512)).num_blocks, 32);
+}
+
+TEST_F(Sm90Plans, TakeNarrowTilesForGroupsOfAFewRows) {
+  EXPECT_EQ(to_string(plan(problem_of(2048, 64, 3072, 4096))),
+            "gmm sm90 tile=128x64x64 blocks<=264 workspace=128B");
+  EXPECT_EQ(plan(problem_of(64 * 64, 64, 3072, 4096)).policy.tile_n, 64);
+  EXPECT_EQ(plan(problem_of(64 * 64 + 1, 64, 3072, 4096)).policy.tile_n, 128);
+}
+
+TEST_F(Sm90Plans, TakeNarrowTilesWhereWideOnesWouldBeFew) {
+  EXPECT_EQ(plan(problem_of(512, 2, 33 * 128, 1024)).policy.tile_n, 64);  // at most 132 of them
+  EXPECT_EQ(plan(problem_of(512, 2, 33 * 128 + 8, 1024)).policy.tile_n, 128);
+}
+
+TEST_F(Sm90Plans, NeedNoCountersWhereEachBlockTakesOneTile) {
+  EXPECT_EQ(to_string(plan(problem_of(512, 4, 256, 256))),
+            "gmm sm90 tile=128x64x64 blocks<=64 workspace=0B");
+  EXPECT_EQ(plan(problem_of(512, 4, 16 * 64, 256)).workspace_bytes, 0);  // 256 halves at most
+  EXPECT_EQ(plan(problem_of(512, 4, 17 * 64, 256)).workspace_bytes, 128);
+  GmmProblem problem = problem_of(512, 4, 256, 256);
+  const int64_t sizes[] = {128, 128, 128, 128};
+  problem.groups = GroupSizes::on_host_sizes(sizes, DType::kInt64, 4);
+  EXPECT_EQ(plan(problem).workspace_bytes, 4 * 8);  // the sizes on their way
+}
+
+TEST_F(Sm90Plans, TakeWideTilesWhereNarrowOnesDoNotServe) {
+  GmmProblem problem = problem_of(64, 4, 63, 64);  // threads store
+  EXPECT_EQ(plan(problem).policy.tile_n, 128);
+  problem = problem_of(64, 4, 64, 64);
+  Target target = Target::cuda(kHopper);
+  target.max_sms = 16;  // others want the rest: two blocks might not share a multiprocessor
+  EXPECT_EQ(plan_gmm(problem, target).policy.tile_n, 128);
+  EXPECT_EQ(plan_gmm(problem, target).num_blocks, 4);
 }
 
 TEST_F(Sm90Plans, HoldForEveryLayoutAndOutputThatTheKernelKnows) {
