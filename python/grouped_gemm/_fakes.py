@@ -1,7 +1,8 @@
 """Shapes and dtypes of the raw operators' results, for torch.compile and torch.export.
 
 Registered once by ``__init__``. Values are checked by the operators themselves
-when they run (src/core); here only what a trace needs.
+when they run (src/core); here only what a trace needs. Counts may be symbolic; every
+result is contiguous.
 """
 
 from __future__ import annotations
@@ -124,7 +125,8 @@ def _(x, split_sizes, sorted_index, probs=None):
 @register_fake("grouped_gemm::_sinkhorn")
 def _(cost, tol, max_iterations):
     iterations = cost.new_empty((1,), dtype=torch.int32)
-    return torch.empty_like(cost), iterations, cost.new_empty((1,), dtype=torch.float32)
+    error = cost.new_empty((1,), dtype=torch.float32)
+    return cost.new_empty(cost.shape), iterations, error  # not empty_like: no gaps, whatever cost's
 
 
 @register_fake("grouped_gemm::_route")

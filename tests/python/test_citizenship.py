@@ -97,6 +97,16 @@ def test_opcheck_finds_nothing_wrong(device, call):
 
 
 @pytest.mark.parametrize("call", RAW_CALLS)
+def test_fakes_tell_the_strides_of_results_of_transposed_operands(device, call):
+    operator = getattr(RAW, call.split()[0]).default
+    arguments = [
+        t.mT.contiguous().mT if isinstance(t, torch.Tensor) and t.dim() > 1 else t
+        for t in raw_calls(device)[call]
+    ]
+    torch.library.opcheck(operator, tuple(arguments), test_utils="test_faketensor")
+
+
+@pytest.mark.parametrize("call", RAW_CALLS)
 def test_the_raw_operators_are_not_public(call):
     """They have no gradient. The public functions have; nobody meets these by accident."""
     name = call.split()[0]
