@@ -1,6 +1,9 @@
 // sinkhorn: validate, choose a path, plan, run.
 #include "grouped_gemm/sinkhorn.h"
 
+#include <algorithm>
+#include <limits>
+
 #include "base/check.h"
 #include "core/path.h"
 #include "core/validate.h"
@@ -57,10 +60,13 @@ SinkhornPlan plan_sinkhorn(const SinkhornProblem& problem, const Target& target)
 void run(const SinkhornPlan& plan, const SinkhornProblem& problem, Workspace workspace,
          Stream stream) {
   core::require_workspace(kOp, workspace, plan.workspace_bytes);
+  // An infinite one would be met before the first iteration: nothing would be computed.
+  SinkhornProblem finite = problem;
+  finite.tolerance = std::min<double>(problem.tolerance, std::numeric_limits<float>::max());
   if (plan.path == Path::kPortable) {
-    cuda::sinkhorn(plan, problem, workspace, stream);
+    cuda::sinkhorn(plan, finite, workspace, stream);
   } else {
-    cpu::sinkhorn(plan, problem, workspace, stream);
+    cpu::sinkhorn(plan, finite, workspace, stream);
   }
 }
 

@@ -64,6 +64,14 @@ def test_a_tol_of_zero_or_less_ends_at_the_cap(device, tol):
     assert int(info.iterations) == 7
 
 
+@pytest.mark.parametrize("tol", [float("inf"), 1e300, 3.41e38])
+def test_a_tol_beyond_any_change_ends_after_one_iteration(device, tol):
+    cost = torch.randn(33, 5).to(device)
+    balanced, info = grouped_gemm.sinkhorn(cost, tol, return_info=True)
+    assert info.iterations.item() == 1
+    assert_same_bits(balanced, grouped_gemm.sinkhorn(cost, 0, max_iterations=1))
+
+
 def test_skewed_logits_end_at_the_cap_with_a_finite_result(device):
     """One expert takes all: the change of d1 never falls below tol in the original's formula."""
     cost = torch.randn(512, 8)

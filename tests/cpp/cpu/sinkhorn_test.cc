@@ -80,6 +80,16 @@ TEST(SinkhornIterations, EndAtTheCapWhereTheToleranceIsZeroOrLess) {
   }
 }
 
+TEST(SinkhornIterations, AreOneWhereTheToleranceIsInfiniteOrNoFloat) {
+  for (double tolerance : {std::numeric_limits<double>::infinity(), 1e300, 3.41e38}) {
+    SinkhornCase sinkhorn(6, 3, DType::kFloat32);
+    sinkhorn.tolerance = tolerance;
+    run_on_cpu(sinkhorn.problem(), Path::kParallel);
+    EXPECT_EQ(sinkhorn.iterations.get_integer(0), 1);
+    sinkhorn.expect_right(1e-10);
+  }
+}
+
 TEST(SinkhornIterations, GoOnToTheCapEvenWhereNothingChangesAnyMore) {
   SinkhornCase sinkhorn(4, 4, DType::kFloat32);
   const double masked = -std::numeric_limits<double>::infinity();  // d1 stays as it is
