@@ -2,6 +2,7 @@
 #include "grouped_gemm/gmm.h"
 
 #include "base/check.h"
+#include "core/overlap.h"
 #include "core/path.h"
 #include "core/validate.h"
 #include "cpu/door.h"
@@ -24,47 +25,12 @@ void require_operand(core::Argument argument, const TensorView& tensor, const Ta
 }
 
 void require_out_dtype(const char* op, const TensorView& out, DType operands) {
-  if (operands == DType::kFloat64) {
-    core::require_dtype({op, "out"}, out, {DType::kFloat64});
+  if (operands == DType::kFloat64 || operands == DType::kFloat32) {
+    core::require_dtype({op, "out"}, out, {operands}, "the operands' dtype");
   } else {
     core::require_dtype({op, "out"}, out, {operands, DType::kFloat32},
                         "the operands' dtype or float32");
   }
-}
-
-// Output elements that share memory would be written by several threads.
-void require_distinct_elements(const char* op, const TensorView& out) {
-  if (out.num_elements() == 0) return;
-  for (int d = 0; d < out.rank; ++d) {
-    GG_REQUIRE(out.size(d) <= 1 || out.stride(d) != 0, op, ": out got stride 0 in dimension ", d,
-               "; needs a tensor whose elements do not overlap");
-  }
-}
-
-// Bytes from a tensor's first element to the end of its last; strides >= 0.
-struct Extent {
-  const char* begin;
-  const char* end;
-  bool is_dense;  // every byte belongs to an element
-
-  explicit Extent(const TensorView& tensor) : begin(static_cast<const char*>(tensor.data)) {
-    int64_t last = 0;
-    for (int d = 0; d < tensor.rank; ++d) last += (tensor.size(d) - 1) * tensor.stride(d);
-    end = tensor.num_elements() == 0 ? begin : begin + (last + 1) * size_of(tensor.dtype);
-    is_dense = end - begin == tensor.num_elements() * size_of(tensor.dtype);
-  }
-};
-
-// Two views with gaps may interleave without sharing an element; what surely
-// overlaps is refused, since groups would read what others have written.
-void require_apart(const char* op, const TensorView& out, const char* name,
-                   const TensorView& operand) {
-  const Extent left(out);
-  const Extent right(operand);
-  const bool touch = left.begin < right.end && right.begin < left.end;
-  const bool overlap = touch && (left.is_dense || right.is_dense || left.begin == right.begin);
-  GG_REQUIRE(!overlap || out.data == nullptr, op, ": out got memory that ", name,
-             " lies in; needs memory of its own; write to another tensor and copy");
 }
 
 void validate(const GmmProblem& problem, const Target& target) {
@@ -83,9 +49,9 @@ void validate(const GmmProblem& problem, const Target& target) {
   core::require_shape({kGmm, "out"}, problem.out, {problem.tokens.size(0), problem.weights.size(1)},
                       "[tokens, N]");
   require_out_dtype(kGmm, problem.out, problem.tokens.dtype);
-  require_distinct_elements(kGmm, problem.out);
-  require_apart(kGmm, problem.out, "a", problem.tokens);
-  require_apart(kGmm, problem.out, "b", problem.weights);
+  core::require_distinct_elements({kGmm, "out"}, problem.out);
+  core::require_apart({kGmm, "out"}, problem.out, "a", problem.tokens);
+  core::require_apart({kGmm, "out"}, problem.out, "b", problem.weights);
   core::require_groups({kGmm, problem.groups.cumulative ? "offs" : "batch_sizes"}, problem.groups,
                        problem.tokens.size(0), target);
 }
@@ -103,9 +69,9 @@ void validate(const GmmWgradProblem& problem, const Target& target) {
                       {problem.groups.num_groups, problem.dy.size(1), problem.tokens.size(1)},
                       "one matrix for each group (before trans_b swaps its dimensions)");
   require_out_dtype(kWgrad, problem.out, problem.dy.dtype);
-  require_distinct_elements(kWgrad, problem.out);
-  require_apart(kWgrad, problem.out, "dy", problem.dy);
-  require_apart(kWgrad, problem.out, "a", problem.tokens);
+  core::require_distinct_elements({kWgrad, "out"}, problem.out);
+  core::require_apart({kWgrad, "out"}, problem.out, "dy", problem.dy);
+  core::require_apart({kWgrad, "out"}, problem.out, "a", problem.tokens);
   core::require_groups({kWgrad, problem.groups.cumulative ? "offs" : "batch_sizes"}, problem.groups,
                        problem.dy.size(0), target);
 }

@@ -227,6 +227,29 @@ def test_an_out_that_overlaps_an_operand_is_an_error_or_right(device):
     assert torch.equal(result, expected)
 
 
+def test_a_c_between_the_columns_of_an_operand_is_refused_only_where_they_meet(device):
+    sizes = torch.tensor([3, 0, 17, 1])
+    b = torch.randn(4, 4, 6, device=device)
+    buffer = torch.randn(21, 10, device=device)
+    before = buffer.clone()
+    with pytest.raises(ERRORS, match=r"gmm: c got memory that a lies in; needs"):
+        backend.gmm(buffer[:, 0:4], b, sizes, c=buffer[:, 3:9])
+    assert torch.equal(buffer, before)
+    expected = backend.gmm(buffer[:, 0:4], b, sizes)
+    c = backend.gmm(buffer[:, 0:4], b, sizes, c=buffer[:, 4:10])
+    assert torch.equal(c, expected) and torch.equal(buffer[:, 0:4], before[:, 0:4])
+
+
+@pytest.mark.parametrize("strides", [(2, 1), (1, 5), (0, 1)], ids=str)
+def test_a_c_whose_elements_overlap_is_refused_and_stays_as_it_was(device, strides):
+    memory = torch.full((400,), 7.0, device=device)
+    inputs = gmm_inputs(device)
+    c = memory.as_strided((21, 16), strides)
+    with pytest.raises(ERRORS, match=r"gmm: c got stride .* needs a tensor whose elements do not"):
+        backend.gmm(inputs["a"], inputs["b"], inputs["batch_sizes"], c=c)
+    assert (memory == 7.0).all()
+
+
 @pytest.mark.parametrize("num_out_tokens", [-1, -100])
 def test_a_negative_num_out_tokens_is_an_error(device, num_out_tokens):
     with pytest.raises(ERRORS) as caught:
