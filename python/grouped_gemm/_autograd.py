@@ -74,7 +74,7 @@ class PermuteMoE_topK(torch.autograd.Function):  # noqa: N801 - the original's n
     def forward(ctx, input_act, indices, num_out_tokens=None, max_token_num=0):
         permuted, row_id_map = raw._permute(input_act, indices, num_out_tokens or 0)
         ctx.save_for_backward(row_id_map)
-        ctx.topk = _topk_of(indices)
+        ctx.topk, ctx.num_tokens = _topk_of(indices), indices.shape[0]
         ctx.mark_non_differentiable(row_id_map)
         return permuted, row_id_map
 
@@ -82,6 +82,8 @@ class PermuteMoE_topK(torch.autograd.Function):  # noqa: N801 - the original's n
     @once_differentiable
     def backward(ctx, grad, _):
         (row_id_map,) = ctx.saved_tensors
+        if ctx.topk == 0:
+            row_id_map = row_id_map.view(0, ctx.num_tokens)  # else a map of nothing has no T
         input_grad = None
         if ctx.needs_input_grad[0]:
             input_grad = raw._unpermute(grad, row_id_map, None, ctx.topk)

@@ -95,15 +95,23 @@ def _(grad, row_id_map):
     return grad.new_empty((row_id_map.shape[1], row_id_map.shape[0]))
 
 
+def _num_tokens(row_id_map, probs, topk):
+    if topk:
+        return row_id_map.numel() // topk
+    if row_id_map.dim() == 2:
+        return row_id_map.shape[1]
+    return 0 if probs is None else probs.shape[0]
+
+
 @register_fake("grouped_gemm::_unpermute")
 def _(x, row_id_map, probs, topk, residual=None):
-    return _rows(x, row_id_map.numel() // topk if topk else 0)
+    return _rows(x, _num_tokens(row_id_map, probs, topk))
 
 
 @register_fake("grouped_gemm::_unpermute_bwd")
 def _(grad, x, row_id_map, probs, topk, num_rows, needs_x_grad):
     sum_dtype = torch.float64 if grad.dtype == torch.float64 else torch.float32
-    num_tokens = row_id_map.numel() // topk if x is not None and topk else 0
+    num_tokens = 0 if x is None else _num_tokens(row_id_map, probs, topk)
     probs_grad = grad.new_empty((num_tokens, topk), dtype=sum_dtype)
     return _rows(grad, num_rows if needs_x_grad else 0), probs_grad
 

@@ -42,7 +42,8 @@ STABLE_TORCH_LIBRARY(grouped_gemm, m) {
       "Tensor? probs=None, Tensor? scales=None, SymInt align_size=1) -> (Tensor, Tensor, Tensor)");
   // grad [N] of permuted probs, row_id_map [topK,T] -> gradient of probs [T,topK]
   m.def("_permute_probs_bwd(Tensor grad, Tensor row_id_map) -> Tensor");
-  // x [N,h], row_id_map of topk * T entries, probs [T,topk], residual [T,h] -> [T,h]
+  // x [N,h], row_id_map of topk * T entries, probs [T,topk], residual [T,h] -> [T,h];
+  // for topk = 0 a map [0,T] or probs tell T
   m.def(
       "_unpermute(Tensor x, Tensor row_id_map, Tensor? probs, SymInt topk, "
       "Tensor? residual=None) -> Tensor");

@@ -7,14 +7,23 @@
 namespace gg::torch_binding {
 namespace {
 
+// How many tokens a map without entries is of: its own shape says so, or that of probs.
+int64_t tokens_without_slots(const Tensor& row_id_map, const std::optional<Tensor>& probs) {
+  if (row_id_map.dim() == 2) return row_id_map.size(1);
+  return probs && probs->dim() == 2 ? probs->size(0) : 0;
+}
+
 // [topK, tokens] of a map with any shape; its rows must be whole.
-TensorView to_map(const char* op, const Tensor& row_id_map, int64_t topk) {
+TensorView to_map(const char* op, const Tensor& row_id_map, const std::optional<Tensor>& probs,
+                  int64_t topk) {
   const int64_t num_entries = row_id_map.numel();
   GG_REQUIRE(topk >= 0 && (topk == 0 ? num_entries == 0 : num_entries % topk == 0), op,
              ": row_id_map got ", num_entries, " entries; needs topK = ", topk,
              " for each token; check probs");
   const DType dtype = to_dtype(op, "row_id_map", row_id_map.scalar_type(), kNeedsInteger);
-  return view(row_id_map.data_ptr(), dtype, {topk, topk > 0 ? num_entries / topk : 0});
+  const int64_t num_tokens =
+      topk > 0 ? num_entries / topk : tokens_without_slots(row_id_map, probs);
+  return view(row_id_map.data_ptr(), dtype, {topk, num_tokens});
 }
 
 // Checks and views of what unpermute and its backward both take; copies where
@@ -24,7 +33,7 @@ void set_routing(const char* op, const Device& device, Tensor& row_id_map,
                  std::optional<Tensor>& probs, int64_t topk, Problem& problem) {
   device.require_same("row_id_map", row_id_map);
   row_id_map = contiguous(row_id_map);
-  problem.row_id_map = to_map(op, row_id_map, topk);
+  problem.row_id_map = to_map(op, row_id_map, probs, topk);
   if (!probs) return;
   device.require_same("probs", *probs);
   probs = contiguous(*probs);
