@@ -17,6 +17,7 @@ from torch.autograd import forward_ad
 
 from ._autograd import GroupedGemm, GroupedGemmWgrad
 from ._errors import speaks_for_itself
+from ._local import local
 from ._precision import allows_tf32
 
 raw = torch.ops.grouped_gemm
@@ -36,13 +37,12 @@ def _sizes(
             f"{op}: {name} got {type(sizes).__name__}; needs a 1-D int32 or int64 tensor, on the "
             "CPU or on the operands' device"
         )
-    return sizes, offs is not None
+    return local(sizes), offs is not None
 
 
 def _operand(tensor: torch.Tensor) -> torch.Tensor:
     """A plain tensor, cast as autocast asks."""
-    if type(tensor) is not torch.Tensor and hasattr(tensor, "to_local"):
-        tensor = tensor.to_local()  # a DTensor: this rank's part
+    tensor = local(tensor)
     device_type = tensor.device.type
     if device_type not in ("cpu", "cuda"):
         return tensor  # without autocast
@@ -117,7 +117,7 @@ def gmm(
         _refuse_grad("gmm", a, b, out)
         if out_dtype is not None and out_dtype != out.dtype:
             raise ValueError(f"gmm: out_dtype got {out_dtype}; needs out's dtype, {out.dtype}")
-        raw._gmm_out(a, b, sizes, cumulative, trans_b, out, allows_tf32(a))
+        raw._gmm_out(a, b, sizes, cumulative, trans_b, local(out), allows_tf32(a))
         return _was_written(out)
     if _needs_grad(a, b):
         return GroupedGemm.apply(a, b, sizes, trans_b, cumulative, out_dtype)
@@ -189,7 +189,7 @@ def gmm_wgrad(
     _refuse_grad("gmm_wgrad", a, dy, out)
     if out_dtype is not None and out_dtype != out.dtype:
         raise ValueError(f"gmm_wgrad: out_dtype got {out_dtype}; needs out's dtype, {out.dtype}")
-    raw._gmm_wgrad_out(a, dy, sizes, cumulative, trans_b, out, accumulate, allows_tf32(a))
+    raw._gmm_wgrad_out(a, dy, sizes, cumulative, trans_b, local(out), accumulate, allows_tf32(a))
     return _was_written(out)
 
 
@@ -227,7 +227,8 @@ def sinkhorn(
         Knopp 1967, as Megatron-LM's router uses it), computed with row maxima
         subtracted, so that no finite logit overflows.
     """
-    balanced, iterations, error = raw._sinkhorn(cost.detach(), float(tol), max_iterations)
+    cost = local(cost).detach()
+    balanced, iterations, error = raw._sinkhorn(cost, float(tol), max_iterations)
     if return_info:
         return balanced, SinkhornInfo(iterations[0], error[0])
     return balanced

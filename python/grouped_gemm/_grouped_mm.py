@@ -10,6 +10,7 @@ import torch
 
 from ._errors import speaks_for_itself
 from ._functional import gmm, gmm_wgrad
+from ._local import local
 
 
 @speaks_for_itself(a="mat_a", b="mat_b", dy="mat_b")
@@ -42,6 +43,7 @@ def grouped_mm(
     Raises:
         ValueError: a combination that torch refuses.
     """
+    mat_a, mat_b = local(mat_a), local(mat_b)
     dims = (mat_a.dim(), mat_b.dim())
     if dims not in ((2, 3), (2, 2), (3, 2), (3, 3)):
         raise ValueError(

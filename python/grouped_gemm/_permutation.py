@@ -13,6 +13,7 @@ import torch
 from ._autograd import MoePermute, PermuteByMap, SortChunks, Unpermute
 from ._errors import speaks_for_itself
 from ._functional import _needs_grad, raw
+from ._local import local
 
 
 class MoePermuted(NamedTuple):
@@ -57,6 +58,7 @@ def routing_map_to_indices(
         :class:`RoutedSlots`: a token's experts in ascending order, and their weights,
         differentiable in ``probs``. Nothing waits for the device.
     """
+    routing_map, probs = local(routing_map), local(probs)
     topk = routing_map.shape[-1] if topk is None else topk
     indices = raw._routing_map_to_indices(routing_map, topk)
     if probs is None:
@@ -163,9 +165,11 @@ def moe_permute(
             option that a row map leaves no room for.
         RuntimeError: wrong shapes, dtypes or devices; options below their least value.
     """
+    x, probs, scales = local(x), local(probs), local(scales)
     if isinstance(indices, RowMap):
         options = (num_experts, topk, align_size, capacity, drop_policy)
         return _permute_by_map(x, indices, probs, scales, options)
+    indices = local(indices)
     if indices.device != x.device:
         indices = indices.to(x.device, non_blocking=True)
     if indices.dtype == torch.bool:
@@ -218,6 +222,7 @@ def moe_unpermute(
         over k of ``probs[t, k] * x[row_id_map[k, t]]``, in fp32 in k order, then the
         residual, rounded once (float8 e4m3 saturates, e5m2 overflows to Inf).
     """
+    x, row_id_map, probs, residual = local(x), local(row_id_map), local(probs), local(residual)
     if row_id_map.dim() != 2:
         raise ValueError(
             f"moe_unpermute: row_id_map got shape {list(row_id_map.shape)}; needs [topK, tokens], "
@@ -270,8 +275,9 @@ def sort_chunks(
             more than N rows, and names outside the chunks (on the device sizes are clamped
             and such names left out).
     """
-    split_sizes = split_sizes.to(x.device, non_blocking=True)
-    sorted_index = sorted_index.to(x.device, non_blocking=True)
+    x, probs = local(x), local(probs)
+    split_sizes = local(split_sizes).to(x.device, non_blocking=True)
+    sorted_index = local(sorted_index).to(x.device, non_blocking=True)
     if _needs_grad(x, probs):
         output, permuted_probs = SortChunks.apply(x, split_sizes, sorted_index, probs)
     else:

@@ -14,6 +14,7 @@ import torch
 from ._autograd import MoeRoute
 from ._errors import speaks_for_itself
 from ._functional import _needs_grad, raw
+from ._local import local
 from ._permutation import RowMap
 
 ScoreFunction = Literal["softmax", "sigmoid"]
@@ -115,11 +116,10 @@ def moe_route(
     if (num_groups is None) != (group_topk is None):
         given, missing = ("num_groups", "group_topk")[:: 1 if group_topk is None else -1]
         raise ValueError(f"moe_route: {missing} got None beside {given}; needs both, or neither")
-    if type(logits) is not torch.Tensor and hasattr(logits, "to_local"):
-        logits = logits.to_local()  # a DTensor: this rank's part
+    logits = local(logits)
     if expert_bias is not None:
         wide = torch.float64 if logits.dtype == torch.float64 else torch.float32
-        expert_bias = expert_bias.detach().to(logits.device, wide)
+        expert_bias = local(expert_bias).detach().to(logits.device, wide)
     options = (
         topk,
         score_function == "sigmoid",

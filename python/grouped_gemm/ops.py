@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import torch
 
-from . import backend  # noqa: F401 - `grouped_gemm.ops.backend`, as the originals had it
-from ._autograd import (
-    GroupedGemm,
-    PermuteMoE_topK,
-    UnpermuteMoE_topK,
-    with_topk,
+from . import (
+    _autograd,
+    backend,  # noqa: F401 - `grouped_gemm.ops.backend`, as the originals had it
 )
+from ._autograd import with_topk
 from ._errors import speaks_for_itself
 from ._functional import _needs_grad, gmm, raw, sinkhorn
+from ._local import local
 
 __all__ = [
     "GroupedGemm",
@@ -52,10 +51,11 @@ def permute(
         int32 [topK * T]: entry k * T + t is the row of token t's k-th copy, or -1.
         (PyTorch cannot add float8 gradients.)
     """
+    input_act, indices = local(input_act), local(indices)
     if indices.device != input_act.device:
         indices = indices.to(input_act.device, non_blocking=True)
     if _needs_grad(input_act):
-        return PermuteMoE_topK.apply(input_act, indices, num_out_tokens, max_token_num)
+        return _autograd.PermuteMoE_topK.apply(input_act, indices, num_out_tokens, max_token_num)
     return raw._permute(input_act, indices, num_out_tokens or 0)
 
 
@@ -78,16 +78,37 @@ def unpermute(
         accumulated in fp32 in k order and rounded once (float8 e4m3 saturates, e5m2
         overflows to Inf; PyTorch cannot add float8 gradients).
     """
+    input_act, row_id_map, probs = local(input_act), local(row_id_map), local(probs)
     device = input_act.device
     if row_id_map.device != device:
         row_id_map = row_id_map.to(device, non_blocking=True)
     if probs is not None and probs.device != device:
         probs = probs.to(device, non_blocking=True)
     if _needs_grad(input_act, probs):
-        return UnpermuteMoE_topK.apply(input_act, row_id_map, probs)
+        return _autograd.UnpermuteMoE_topK.apply(input_act, row_id_map, probs)
     return raw._unpermute(input_act, row_id_map, *with_topk(row_id_map, probs))
 
 
 def sinkhorn_kernel(cost: torch.Tensor, tol: float = 0.0001) -> torch.Tensor:
     """:func:`grouped_gemm.sinkhorn` with the original's name and arguments."""
     return sinkhorn(cost, tol)
+
+
+# The originals' classes: ``apply`` is the function above, so that it casts, moves, unwraps and
+# explains as that does. (torch.compile traces forward and backward instead.)
+class GroupedGemm(_autograd.GroupedGemm):
+    """gmm: ``apply(a, b, batch_sizes, trans_b)`` -> [T, N]; see :func:`grouped_gemm.gmm`."""
+
+    apply = staticmethod(gmm)
+
+
+class PermuteMoE_topK(_autograd.PermuteMoE_topK):  # noqa: N801 - the original's name
+    """permute: ``apply(input_act, indices, num_out_tokens, max_token_num)``; see :func:`permute`."""
+
+    apply = staticmethod(permute)
+
+
+class UnpermuteMoE_topK(_autograd.UnpermuteMoE_topK):  # noqa: N801 - the original's name
+    """unpermute: ``apply(input_act, row_id_map, probs)``; see :func:`unpermute`."""
+
+    apply = staticmethod(unpermute)

@@ -300,31 +300,6 @@ def test_a_second_derivative_is_a_clear_error(device, name):
         grad.sum().backward()
 
 
-def test_a_weight_wrapped_in_a_dtensor_works_when_unwrapped_locally(device):
-    if not torch.distributed.is_available():
-        pytest.skip("this torch has no distributed package")
-    import torch.distributed as dist
-    from torch.distributed.tensor import DTensor, Replicate
-    from torch.testing._internal.distributed.fake_pg import FakeStore
-
-    owner = not dist.is_initialized()
-    if owner:
-        dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=1)
-    try:
-        mesh = dist.device_mesh.DeviceMesh(device.type, [0])
-        a, b = random_operands(SIZES, 24, 16, torch.float32, device)
-        weight = DTensor.from_local(b, mesh, [Replicate()]).detach().requires_grad_()
-        y = ops.gmm(a, weight.to_local(), torch.tensor(SIZES))
-        dy = torch.randn(y.shape).to(device)
-        y.backward(dy)
-        assert isinstance(weight.grad, DTensor)
-        dw = weight.grad.to_local()
-        assert_gemm_close(dw, reference.gmm_wgrad, a, dy, SIZES, wgrad_depth(SIZES))
-    finally:
-        if owner:
-            dist.destroy_process_group()
-
-
 def test_a_weight_may_be_a_tensor_subclass_parameter(device):
     a, b = random_operands(SIZES, 24, 16, torch.float32, device)
     parameter = torch.nn.Parameter(b)

@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple, overload
 import torch
 from torch import Tensor, nn
 
+from .._local import local
 from .._permutation import moe_permute, moe_unpermute
 from .._routing import MoeRouted, ScoreFunction, router_load_balancing_loss, router_z_loss
 from .checkpoint import fuse_experts
@@ -161,6 +162,7 @@ class MoE(nn.Module):
         The result has x's dtype, under autocast the autocast dtype.
         """
         self._check(x, return_stats)
+        x = local(x)
         tokens = x.reshape(-1, self.hidden_size)
         has_losses = self.aux_loss_coef > 0 or self.z_loss_coef > 0
         routing = self.gate(
@@ -216,6 +218,10 @@ class MoE(nn.Module):
         self.load_state_dict(fuse_experts(own))
 
     def _check(self, x: Tensor, return_stats: bool) -> None:
+        if not isinstance(x, Tensor):
+            raise TypeError(
+                f"MoE: argument x got {type(x).__name__}; needs a tensor [..., {self.hidden_size}]"
+            )
         if x.dim() == 0 or x.shape[-1] != self.hidden_size:
             raise ValueError(
                 f"MoE: argument x got shape {tuple(x.shape)}; needs [..., {self.hidden_size}]; "

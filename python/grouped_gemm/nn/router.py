@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .._local import local
 from .._routing import MoeRouted, ScoreFunction, moe_route
 
 
@@ -98,9 +99,10 @@ class Router(nn.Module):
         return_row_map: bool = False,
     ) -> Routing:
         """tokens [T, h] to their experts; the keywords are `moe_route`'s."""
+        tokens = local(tokens)
         dtype = torch.promote_types(tokens.dtype, torch.float32)
         with torch.autocast(tokens.device.type, enabled=False):
-            logits = F.linear(tokens.to(dtype), self.weight.to(dtype))
+            logits = F.linear(tokens.to(dtype), local(self.weight).to(dtype))
         routed = moe_route(
             logits,
             self.top_k,
