@@ -11,6 +11,7 @@ from torch.autograd.function import once_differentiable
 from ._autograd import raw
 from ._errors import speaks_for_itself
 from ._functional import _operand, _sizes
+from ._local import local
 from ._precision import allows_tf32
 
 
@@ -28,7 +29,7 @@ class GroupedGemmMainGrad(torch.autograd.Function):
         ctx.weight = weight  # the parameter itself: main_grad is its attribute
         ctx.version = weight._version
         ctx.trans_b, ctx.cumulative = trans_b, cumulative
-        return raw._gmm(a, weight, sizes, cumulative, trans_b, None, allows_tf32(a))
+        return raw._gmm(a, _operand(weight), sizes, cumulative, trans_b, None, allows_tf32(a))
 
     @staticmethod
     @once_differentiable
@@ -43,11 +44,11 @@ class GroupedGemmMainGrad(torch.autograd.Function):
         tf32 = allows_tf32(a)
         a_grad = dummy = None
         if ctx.needs_input_grad[0]:
-            a_grad = raw._gmm(grad, weight, sizes, ctx.cumulative, not ctx.trans_b, None, tf32)
+            operand = local(weight).to(a.dtype)  # cast again rather than kept: autocast alone casts
+            a_grad = raw._gmm(grad, operand, sizes, ctx.cumulative, not ctx.trans_b, None, tf32)
         if ctx.needs_input_grad[1]:
-            raw._gmm_wgrad_out(
-                a, grad, sizes, ctx.cumulative, ctx.trans_b, weight.main_grad, True, tf32
-            )
+            main_grad = local(weight.main_grad)
+            raw._gmm_wgrad_out(a, grad, sizes, ctx.cumulative, ctx.trans_b, main_grad, True, tf32)
             dummy = _dummy_grad(weight)
         return a_grad, dummy, None, None, None
 
@@ -58,6 +59,13 @@ def _dummy_grad(weight: torch.Tensor) -> torch.Tensor | None:
     weight.grad_added_to_main_grad = True
     zeros = getattr(weight, "zero_out_wgrad", False)
     return torch.zeros_like(weight) if zeros else torch.empty_like(weight)
+
+
+_outside_of_graphs = torch.compiler.disable(
+    GroupedGemmMainGrad.apply,
+    reason="gmm_main_grad changes attributes of the weight in backward, which no graph can; "
+    "compile without fullgraph=True, or call gmm",
+)
 
 
 @speaks_for_itself(b="weight")
@@ -78,10 +86,14 @@ def gmm_main_grad(
     attribute ``weight.grad`` stays as it was. ``nn.MoE`` takes this way by itself for weights
     that have both attributes.
 
+    Under :func:`torch.compile` the graph breaks here, so that ``fullgraph=True`` is an error:
+    backward changes attributes of the weight. Under autocast ``a`` and ``weight`` are cast; the
+    gradient is added to ``main_grad`` in the dtype that this has.
+
     Args:
         a, batch_sizes, trans_b, offs: as in gmm.
         weight: gmm's ``b``, a parameter with an attribute ``main_grad`` of its shape, float32 or
-            of its dtype.
+            of its dtype (of the dtype that autocast gives it).
 
     Returns:
         [T, N], differentiable in ``a`` and ``weight``.
@@ -97,9 +109,11 @@ def gmm_main_grad(
             f"gmm_main_grad: weight got main_grad {type(main_grad).__name__}; needs a tensor of "
             f"shape {tuple(weight.shape)}; set weight.main_grad, or call gmm"
         )
-    if main_grad.shape != weight.shape or main_grad.dtype not in (torch.float32, weight.dtype):
+    a, main_grad, shape = _operand(a), local(main_grad), local(weight).shape
+    if main_grad.shape != shape or main_grad.dtype not in (torch.float32, a.dtype):
         raise ValueError(
             f"gmm_main_grad: weight got main_grad {tuple(main_grad.shape)} {main_grad.dtype}; "
-            f"needs {tuple(weight.shape)}, torch.float32 or {weight.dtype}"
+            f"needs {tuple(shape)}, torch.float32 or {a.dtype}"
         )
-    return GroupedGemmMainGrad.apply(_operand(a), weight, sizes, trans_b, cumulative)
+    apply = _outside_of_graphs if torch.compiler.is_compiling() else GroupedGemmMainGrad.apply
+    return apply(a, weight, sizes, trans_b, cumulative)

@@ -104,3 +104,67 @@ def test_moe_follows_the_convention(device, activation):
     for name, p in layer.experts.named_parameters():
         assert p.grad_added_to_main_grad
         torch.testing.assert_close(p.main_grad, 2 * wanted[name])
+
+
+@pytest.mark.parametrize("main", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("weight_dtype", [torch.float32, torch.bfloat16])
+def test_under_autocast_both_operands_are_cast_and_main_grad_keeps_its_dtype(
+    device, weight_dtype, main
+):
+    a, weight, sizes = operands(device, torch.float32)
+    weight = torch.nn.Parameter(weight.detach().to(weight_dtype))
+    weight.main_grad = torch.zeros(weight.shape, dtype=main, device=device)
+    with torch.autocast(device.type, dtype=torch.bfloat16):
+        y = grouped_gemm.gmm_main_grad(a, weight, sizes)
+    dy = torch.randn(y.shape).to(device, y.dtype)
+    y.backward(dy)
+    low = a.detach().bfloat16()
+    assert torch.equal(y, grouped_gemm.gmm(low, weight.detach().bfloat16(), sizes))
+    expected = torch.zeros(weight.shape, dtype=main, device=device)
+    grouped_gemm.gmm_wgrad(low, dy, sizes, out=expected, accumulate=True)
+    assert torch.equal(weight.main_grad, expected)
+    a_grad = grouped_gemm.gmm_dgrad(dy, weight.detach().bfloat16(), sizes)
+    assert torch.equal(a.grad, a_grad.float())
+
+
+def train_step(layer, x, loss):
+    for p in layer.experts.parameters():
+        p.main_grad, p.grad_added_to_main_grad = torch.zeros_like(p), False
+    layer.zero_grad()
+    loss(x).backward()
+    assert all(p.grad_added_to_main_grad for p in layer.experts.parameters())
+    return [p.main_grad for p in layer.experts.parameters()]
+
+
+def test_moe_under_autocast_follows_the_convention(device):
+    layer = MoE(32, 48, num_experts=4, top_k=2).to(device)
+    x = torch.randn(64, 32).to(device)
+
+    def loss(x):
+        with torch.autocast(device.type, dtype=torch.bfloat16):
+            return layer(x).float().square().sum()
+
+    loss(x).backward()
+    wanted = [p.grad.clone() for p in layer.experts.parameters()]
+    for main_grad, expected in zip(train_step(layer, x, loss), wanted, strict=True):
+        assert main_grad.dtype == torch.float32
+        scale = expected.abs().max()
+        torch.testing.assert_close(main_grad, expected, rtol=2e-2, atol=float(scale) * 1e-2)
+
+
+def test_under_compile_the_graph_breaks_there_and_fullgraph_is_an_error_that_says_why(device):
+    layer = MoE(32, 48, num_experts=4, top_k=2).to(device)
+    x = torch.randn(64, 32).to(device)
+
+    def loss(x):
+        return layer(x).square().sum()
+
+    wanted = train_step(layer, x, loss)
+    torch._dynamo.reset()
+    compiled = torch.compile(loss, backend="aot_eager")
+    for main_grad, expected in zip(train_step(layer, x, compiled), wanted, strict=True):
+        torch.testing.assert_close(main_grad, expected)
+    torch._dynamo.reset()
+    with pytest.raises(Exception, match="gmm_main_grad changes attributes of the weight"):
+        torch.compile(loss, backend="aot_eager", fullgraph=True)(x)
+    torch._dynamo.reset()
