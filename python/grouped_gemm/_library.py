@@ -19,7 +19,7 @@ import torch
 CPU_LIBRARY = "libgrouped_gemm_torch_cpu.so"
 CUDA_LIBRARY = "libgrouped_gemm_torch_cuda.so"
 
-_OPERATORS = (
+OPERATORS = (
     "_gmm",
     "_gmm_out",
     "_gmm_wgrad",
@@ -132,7 +132,7 @@ def load_libraries() -> None:
             "point GG_LIBRARY_DIR at a build folder"
         )
     _load(cpu)
-    missing = [name for name in _OPERATORS if not hasattr(torch.ops.grouped_gemm, name)]
+    missing = [name for name in OPERATORS if not hasattr(torch.ops.grouped_gemm, name)]
     if missing:
         raise ImportError(
             f"grouped_gemm: the library built for torch {library_info(cpu).torch} registered no "
@@ -187,7 +187,7 @@ def register_refusals() -> None:
         keys.append("CUDA")
     library = torch.library.Library("grouped_gemm", "IMPL")
     for key in keys:
-        for name in _OPERATORS:
+        for name in OPERATORS:
             library.impl(name, _refuse(name, key), key)
     _refusals.append(library)
 

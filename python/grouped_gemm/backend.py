@@ -83,9 +83,7 @@ def unpermute(
     return raw._unpermute(input, row_id_map.to(input.device), probs, num_topK)
 
 
-@speaks_for_itself(
-    probs="prob", input="input_fwd", grad="input_bwd", output_grad="input_bwd"
-)
+@speaks_for_itself(probs="prob", input="input_fwd", grad="input_bwd", output_grad="input_bwd")
 @torch.no_grad()
 def unpermute_bwd(
     input_bwd: torch.Tensor,

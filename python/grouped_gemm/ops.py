@@ -97,18 +97,18 @@ def sinkhorn_kernel(cost: torch.Tensor, tol: float = 0.0001) -> torch.Tensor:
 # The originals' classes: ``apply`` is the function above, so that it casts, moves, unwraps and
 # explains as that does. (torch.compile traces forward and backward instead.)
 class GroupedGemm(_autograd.GroupedGemm):
-    """gmm: ``apply(a, b, batch_sizes, trans_b)`` -> [T, N]; see :func:`grouped_gemm.gmm`."""
+    """``apply(a, b, batch_sizes, trans_b)``; see :func:`grouped_gemm.gmm`."""
 
     apply = staticmethod(gmm)
 
 
 class PermuteMoE_topK(_autograd.PermuteMoE_topK):  # noqa: N801 - the original's name
-    """permute: ``apply(input_act, indices, num_out_tokens, max_token_num)``; see :func:`permute`."""
+    """``apply(input_act, indices, num_out_tokens, max_token_num)``; see :func:`permute`."""
 
     apply = staticmethod(permute)
 
 
 class UnpermuteMoE_topK(_autograd.UnpermuteMoE_topK):  # noqa: N801 - the original's name
-    """unpermute: ``apply(input_act, row_id_map, probs)``; see :func:`unpermute`."""
+    """``apply(input_act, row_id_map, probs)``; see :func:`unpermute`."""
 
     apply = staticmethod(unpermute)

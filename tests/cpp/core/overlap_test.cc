@@ -90,8 +90,7 @@ TEST_F(Overlap, IsNeverMissed) {
   const auto any_view = [&] {
     const int64_t pitch = 1 + below(12);
     const int64_t stride = 1 + below(3);
-    TensorView any =
-        view(buffer.data() + below(60), DType::kFloat32, {1 + below(5), 1 + below(5)});
+    TensorView any = view(buffer.data() + below(60), DType::kFloat32, {1 + below(5), 1 + below(5)});
     any.strides = {pitch, stride};
     if (below(2) == 0) std::swap(any.strides[0], any.strides[1]);
     return any;
