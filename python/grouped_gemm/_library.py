@@ -11,6 +11,7 @@ import ctypes
 import importlib.util
 import os
 import pathlib
+import sys
 import warnings
 from dataclasses import dataclass
 
@@ -206,7 +207,11 @@ def version() -> str:
 
 def foreign_backend() -> str | None:
     """The file of a `grouped_gemm_backend` that is not ours, or None."""
-    spec = importlib.util.find_spec("grouped_gemm_backend")
+    try:
+        spec = importlib.util.find_spec("grouped_gemm_backend")
+    except ValueError:  # somebody made the module by hand: it has no spec
+        module = sys.modules["grouped_gemm_backend"]
+        return getattr(module, "__file__", None) or repr(module)
     if spec is None or spec.origin is None:
         return None
     ours = (

@@ -135,6 +135,17 @@ def test_a_foreign_backend_in_the_way_is_named_and_not_used(foreign):
         assert "ImportError" in result.stderr.strip().split("\n")[-1]
 
 
+def test_a_module_made_by_hand_in_the_way_is_named_too():
+    code = (
+        "import sys, types\n"
+        "sys.modules['grouped_gemm_backend'] = types.ModuleType('grouped_gemm_backend')\n"
+        "import grouped_gemm\nprint(grouped_gemm.__version__)"
+    )
+    result = python("-W", "always", "-c", code)
+    assert result.stdout.strip() == grouped_gemm.__version__, result.stderr
+    assert "would load <module 'grouped_gemm_backend'>" in result.stderr
+
+
 def test_info_names_packages_in_the_way(tmp_path):
     (tmp_path / "grouped_gemm_backend.py").write_text(FOREIGN)
     metadata = tmp_path / "nv_grouped_gemm-1.1.4.dist-info" / "METADATA"
