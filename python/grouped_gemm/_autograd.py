@@ -16,15 +16,22 @@ from ._precision import allows_tf32
 raw = torch.ops.grouped_gemm
 
 
+def kept_sizes(sizes: torch.Tensor) -> torch.Tensor:
+    """What backward reads: of sizes on the CPU a copy (1 us), since their owner may write to them
+    behind autograd's back, as an array of numpy does that shares their memory."""
+    return sizes.clone() if sizes.is_cpu else sizes
+
+
 class GroupedGemm(torch.autograd.Function):
     """gmm: ``apply(a, b, batch_sizes, trans_b)`` -> [T, N]; see :func:`grouped_gemm.gmm`."""
 
     @staticmethod
     def forward(ctx, a, b, batch_sizes, trans_b=False, cumulative=False, out_dtype=None):
-        ctx.save_for_backward(a, b, batch_sizes)
+        sizes = kept_sizes(batch_sizes)
+        ctx.save_for_backward(a, b, sizes)
         ctx.trans_b = trans_b
         ctx.cumulative = cumulative
-        return raw._gmm(a, b, batch_sizes, cumulative, trans_b, out_dtype, allows_tf32(a))
+        return raw._gmm(a, b, sizes, cumulative, trans_b, out_dtype, allows_tf32(a))
 
     @staticmethod
     @once_differentiable
@@ -45,6 +52,7 @@ class GroupedGemmWgrad(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, a, dy, sizes, cumulative, out_dtype):
+        sizes = kept_sizes(sizes)
         ctx.save_for_backward(a, dy, sizes)
         ctx.cumulative = cumulative
         return raw._gmm_wgrad(a, dy, sizes, cumulative, False, out_dtype, allows_tf32(a))

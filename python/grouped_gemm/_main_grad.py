@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch.autograd.function import once_differentiable
 
-from ._autograd import raw
+from ._autograd import kept_sizes, raw
 from ._errors import speaks_for_itself
 from ._functional import _operand, _sizes
 from ._local import local
@@ -25,6 +25,7 @@ class GroupedGemmMainGrad(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, a, weight, sizes, trans_b, cumulative):
+        sizes = kept_sizes(sizes)
         ctx.save_for_backward(a, sizes)
         ctx.weight = weight  # the parameter itself: main_grad is its attribute
         ctx.version = weight._version

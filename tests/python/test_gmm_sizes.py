@@ -186,3 +186,21 @@ def test_a_weight_gradient_of_an_empty_group_is_exact_zeros_whatever_the_memory_
         a, b = random_operands([0, 9, 0], 24, 16, torch.bfloat16, device, requires_grad=True)
         grouped_gemm.gmm(a, b, torch.tensor([0, 9, 0], device=device)).sum().backward()
         assert_all_zero(b.grad[0]), assert_all_zero(b.grad[2])
+
+
+@pytest.mark.parametrize("how", ["numpy", "data"])
+@pytest.mark.parametrize("call", ["gmm", "gmm_wgrad", "gmm_main_grad"])
+def test_sizes_on_the_cpu_changed_behind_autograds_back_have_no_effect(device, call, how):
+    a, b = random_operands(ODD_SIZES, 24, 16, torch.float32, device, requires_grad=True)
+    b.main_grad = torch.zeros_like(b)
+    right = torch.randn(21, 16).to(device).requires_grad_() if call == "gmm_wgrad" else b
+    gradients = []
+    for changed in (False, True):
+        sizes = torch.tensor(ODD_SIZES)
+        y = getattr(grouped_gemm, call)(a, right, sizes)
+        if changed:
+            memory = sizes.numpy() if how == "numpy" else sizes.data
+            memory[:] = torch.tensor([17, 3, 0, 1])
+        (grad,) = torch.autograd.grad(y.square().sum(), a)
+        gradients.append(grad)
+    assert torch.equal(*gradients)
