@@ -38,12 +38,17 @@ def grouped_mm(
         out_dtype: the operands' dtype, as in torch.
 
     Returns:
-        As listed, differentiable in both operands.
+        As listed, differentiable in both operands. Autocast changes nothing here, as in torch;
+        under it :func:`gmm` casts.
 
     Raises:
         ValueError: a combination that torch refuses.
     """
     mat_a, mat_b = local(mat_a), local(mat_b)
+    device_type = mat_a.device.type
+    if device_type in ("cpu", "cuda") and torch.is_autocast_enabled(device_type):
+        with torch.autocast(device_type, enabled=False):  # torch's own casts nothing
+            return grouped_mm(mat_a, mat_b, offs=offs, bias=bias, out_dtype=out_dtype)
     dims = (mat_a.dim(), mat_b.dim())
     if dims not in ((2, 3), (2, 2), (3, 2), (3, 3)):
         raise ValueError(
@@ -57,6 +62,11 @@ def grouped_mm(
         raise ValueError("grouped_mm: bias got a tensor; needs None; add it to the result")
     if mat_a.dtype != mat_b.dtype:
         raise ValueError(f"grouped_mm: mat_b got dtype {mat_b.dtype}; needs mat_a's, {mat_a.dtype}")
+    if mat_b.device != mat_a.device:
+        raise ValueError(
+            f"grouped_mm: mat_b got a tensor on {mat_b.device}; needs mat_a's device, "
+            f"{mat_a.device}; move it"
+        )
     if out_dtype is not None and out_dtype != mat_a.dtype:
         raise ValueError(
             f"grouped_mm: out_dtype got {out_dtype}; needs mat_a's dtype, {mat_a.dtype}; "

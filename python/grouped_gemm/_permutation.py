@@ -214,7 +214,8 @@ def moe_unpermute(
         x: [N, h] rows in expert order.
         row_id_map: [topK, T] int32 or int64, from moe_permute. Entries outside [0, N)
             contribute nothing, whatever their prob.
-        probs: [T, topK] fp32, bf16 or fp16 weights; without them every weight is 1.
+        probs: [T, topK] (or [T] for topK = 1) fp32, bf16 or fp16 weights; without them
+            every weight is 1.
         residual: [T, h] of x's dtype, added to the sum.
 
     Returns:
@@ -230,8 +231,11 @@ def moe_unpermute(
         )
     if row_id_map.device != x.device:
         row_id_map = row_id_map.to(x.device, non_blocking=True)
-    if probs is not None and probs.device != x.device:
-        probs = probs.to(x.device, non_blocking=True)
+    if probs is not None:
+        if probs.device != x.device:
+            probs = probs.to(x.device, non_blocking=True)
+        if probs.dim() == 1:
+            probs = probs.unsqueeze(1)
     topk = row_id_map.shape[0]
     if _needs_grad(x, probs, residual):
         return Unpermute.apply(x, row_id_map, probs, topk, residual)

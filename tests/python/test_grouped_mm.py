@@ -10,6 +10,7 @@ from support.compare import (
     assert_all_zero,
     assert_close_elementwise,
     assert_gemm_close,
+    assert_same_bits,
     rounding_bound,
     wgrad_depth,
 )
@@ -181,3 +182,17 @@ def test_what_torch_refuses_is_refused_in_our_words(device, a, b, keywords, argu
     moved = {k: v.to(device) if torch.is_tensor(v) else v for k, v in keywords.items()}
     with pytest.raises(ERRORS, match=f"grouped_mm(.|\n)*{argument}"):
         grouped_gemm.grouped_mm(a.to(device), b.to(device), **moved)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_autocast_casts_nothing_as_in_torch(device, compiled):
+    offs = _offs(3, 3, 20, 21).to(device)
+    function = grouped_gemm.grouped_mm
+    if compiled:
+        torch._dynamo.reset()
+        function = torch.compile(function, fullgraph=True, backend="aot_eager")
+    for a, b, keywords in ((A, B, {"offs": offs}), (A.mT, A, {"offs": offs}), (B.mT, B, {})):
+        a, b = a.to(device), b.to(device)
+        with torch.autocast(device.type, dtype=torch.bfloat16):
+            y = function(a, b, out_dtype=torch.float32, **keywords)
+        assert_same_bits(y, grouped_gemm.grouped_mm(a, b, **keywords))

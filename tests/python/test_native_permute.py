@@ -168,6 +168,18 @@ def test_counts_and_offsets_feed_gmm_directly(device):
     assert_same_bits(y, expected)  # quarters and integers: exact
 
 
+def test_probs_of_top_1_may_have_one_dimension_on_the_way_back_too(device):
+    x = random_activations(65, 24, torch.float32, device)
+    routed = grouped_gemm.moe_permute(x, random_indices(65, 1, 5, device)[:, 0], num_experts=5)
+    probs = torch.rand(65).to(device).requires_grad_()
+    column = probs.detach().unsqueeze(1).requires_grad_()
+    y = grouped_gemm.moe_unpermute(routed.permuted, routed.row_id_map, probs)
+    expected = grouped_gemm.moe_unpermute(routed.permuted, routed.row_id_map, column)
+    assert_same_bits(y.detach(), expected.detach())
+    y.sum().backward(), expected.sum().backward()
+    assert_same_bits(probs.grad, column.grad[:, 0])
+
+
 def test_num_experts_must_be_given_by_name(device):
     x, indices = torch.ones(3, 4, device=device), torch.zeros(3, 1, dtype=torch.int64).to(device)
     with pytest.raises(TypeError, match="num_experts"):
