@@ -80,7 +80,8 @@ class PermuteMoE_topK(torch.autograd.Function):  # noqa: N801 - the original's n
 
     @staticmethod
     def forward(ctx, input_act, indices, num_out_tokens=None, max_token_num=0):
-        permuted, row_id_map = raw._permute(input_act, indices, num_out_tokens or 0)
+        num_out_tokens = 0 if num_out_tokens is None else num_out_tokens
+        permuted, row_id_map = raw._permute(input_act, indices, num_out_tokens)
         ctx.save_for_backward(row_id_map)
         ctx.topk, ctx.num_tokens = _topk_of(indices), indices.shape[0]
         ctx.mark_non_differentiable(row_id_map)

@@ -8,6 +8,7 @@ result is contiguous.
 from __future__ import annotations
 
 import torch
+from torch.fx.experimental.symbolic_shapes import guard_or_false
 from torch.library import register_fake
 
 
@@ -39,8 +40,11 @@ def _(a, dy, sizes, cumulative, trans_b, out, accumulate, allow_tf32=False):
 
 @register_fake("grouped_gemm::_permute")
 def _(x, indices, num_out_tokens):
-    num_out = indices.numel() if num_out_tokens == 0 else num_out_tokens
-    return _rows(x, num_out), x.new_empty((indices.numel(),), dtype=torch.int32)
+    if guard_or_false(num_out_tokens == 0):
+        num_out_tokens = indices.numel()
+    else:  # a value that the graph reads from a tensor: 0 would mean another shape
+        torch._check(num_out_tokens != 0)
+    return _rows(x, num_out_tokens), x.new_empty((indices.numel(),), dtype=torch.int32)
 
 
 @register_fake("grouped_gemm::_moe_permute")

@@ -56,7 +56,7 @@ def permute(
         indices = indices.to(input_act.device, non_blocking=True)
     if _needs_grad(input_act):
         return _autograd.PermuteMoE_topK.apply(input_act, indices, num_out_tokens, max_token_num)
-    return raw._permute(input_act, indices, num_out_tokens or 0)
+    return raw._permute(input_act, indices, 0 if num_out_tokens is None else num_out_tokens)
 
 
 @speaks_for_itself(input="input_act")

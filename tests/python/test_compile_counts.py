@@ -137,6 +137,17 @@ def test_numbers_that_change_do_not_compile_again_and_again(device, name):
         compare(compiled(*arguments), NUMBERS[name](*arguments), arguments)
 
 
+def test_num_out_tokens_may_be_read_from_a_tensor_within_the_graph(device):
+    def kept_rows(x, indices, kept):
+        return ops.permute(x, indices, kept.item())[0]
+
+    compiled = torch.compile(kept_rows, fullgraph=True, backend="aot_eager")
+    with torch._dynamo.config.patch(capture_scalar_outputs=True):
+        for n in COUNTS:
+            arguments = (*slots(device, 30, 8), torch.tensor(n, device=device))
+            compare(compiled(*arguments), kept_rows(*arguments), arguments)
+
+
 @pytest.mark.parametrize("per_sequence", [False, True])
 def test_the_layer_serves_batches_of_any_size(device, per_sequence):
     layer = MoE(8, 16, 4, 2, aux_loss_coef=0.1, aux_loss_per_sequence=per_sequence).to(device)
