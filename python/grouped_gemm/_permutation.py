@@ -112,7 +112,7 @@ def _permute_by_map(x, row_map, probs, scales, options) -> MoePermuted:
     )
 
 
-@speaks_for_itself(input="x")
+@speaks_for_itself(input="x", routing_map="indices")
 def moe_permute(
     x: torch.Tensor,
     indices: torch.Tensor | RowMap,

@@ -62,6 +62,7 @@ CASES = [
     (grouped_gemm.sinkhorn, (A, "x"), TypeError, "sinkhorn: tol got str; needs float"),
     (grouped_gemm.routing_map_to_indices, (TRUE,), ValueError, "routing_map_to_indices: routing"),
     (grouped_gemm.moe_permute, (A, TRUE), ValueError, "moe_permute: indices got 0 dimensions"),
+    (grouped_gemm.moe_permute, (A, TRUE.view(1)), RuntimeError, "moe_permute: indices got a"),
     (
         grouped_gemm.moe_permute,
         (A, grouped_gemm.RowMap(None, None, None)),
