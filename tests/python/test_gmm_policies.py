@@ -19,7 +19,7 @@ HALVES = [torch.bfloat16, torch.float16]
 
 @pytest.fixture(params=["narrow", "wide"])
 def tiles(request, device):
-    """Forward tiles of problems as small as these are narrow, but wide where others want a share."""
+    """Problems as small as these take narrow tiles forward, but wide ones where others want SMs."""
     if request.param == "wide" and device.type == "cuda":
         count = torch.cuda.get_device_properties(device).multi_processor_count
         grouped_gemm.set_num_sms(count - 1)
