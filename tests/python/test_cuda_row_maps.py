@@ -83,3 +83,22 @@ def test_calls_that_follow_each_other_without_pause_do_not_overtake(tokens):
         weights = torch.empty(tokens * 4, device="cuda")
         weights[row_id_map] = probs.T.contiguous()
         assert_same_bits(grad, (weights[:, None] * x[token].float()).bfloat16())
+
+
+@pytest.mark.parametrize("tokens", [1, 700, 32_768, 33_000, 270_000])
+@pytest.mark.parametrize("hidden", [8, 5])
+def test_rows_that_no_slot_names_get_no_gradient(tokens, hidden):
+    """Maps of up to 2^17 slots and longer ones: their rows are told apart in two ways."""
+    num_rows = tokens * 4 + 100_000
+    rows = torch.randn(num_rows, hidden, device="cuda").bfloat16().requires_grad_()
+    row_id_map = torch.randperm(num_rows, device="cuda")[: tokens * 4].int().view(4, tokens)
+    row_id_map[torch.rand(row_id_map.shape, device="cuda") < 0.1] = -1
+    probs = torch.rand(tokens, 4, device="cuda", requires_grad=True)
+    y = grouped_gemm.moe_unpermute(rows, row_id_map, probs)
+    grad = torch.randn(tokens, hidden, device="cuda").bfloat16()
+    (rows_grad,) = torch.autograd.grad(y, rows, grad)
+    expected = torch.zeros(num_rows, hidden, device="cuda")
+    kept = (row_id_map >= 0).T  # [T, topK]
+    weighted = probs.detach()[..., None] * grad[:, None].float()
+    expected[row_id_map.T[kept].long()] = weighted[kept]
+    assert_same_bits(rows_grad, expected.bfloat16())

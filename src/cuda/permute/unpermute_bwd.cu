@@ -19,9 +19,9 @@ void launch_kernel(void (*kernel)(Parameters...), UnpermuteBwdArgs args, RowShap
   const int64_t num_token_blocks =
       args.topk > 0 ? base::ceil_div(args.num_tokens, shape.rows_per_block()) : 0;
   if (args.input_grad != nullptr) {
-    args.num_clear_blocks = base::ceil_div(args.num_rows, kClearRowsPerBlock);
+    args.num_clear_blocks = num_clear_blocks(args.empty_rows);
   }
-  // In the middle: the marks are there by then, and tokens hide the end.
+  // In the middle: marks are there by then, and tokens hide the end.
   args.first_clear_block = num_token_blocks / 2;
   const int64_t num_blocks = num_token_blocks + args.num_clear_blocks;
   if (num_blocks == 0) return;
@@ -29,7 +29,7 @@ void launch_kernel(void (*kernel)(Parameters...), UnpermuteBwdArgs args, RowShap
          {.num_blocks = num_blocks,
           .num_threads = kRowThreads,
           .shared_bytes = shared_bytes,
-          .dependent = args.num_clear_blocks > 0},
+          .dependent = args.num_clear_blocks > 0 && args.empty_rows.entry_of_row != nullptr},
          stream, args, shape);
 }
 
@@ -104,7 +104,9 @@ UnpermuteBwdArgs arguments(const UnpermuteBwdProblem& problem, Workspace workspa
           .inner_input_rows = dots ? inner_rows(problem.input) : InnerRows{},
           .empty_rows = {.rows = input_grad,
                          .map = entries,
-                         .entry_of_row = static_cast<int*>(workspace.data),
+                         .entry_of_row = is_long_map(map.num_elements())
+                                             ? static_cast<int*>(workspace.data)
+                                             : nullptr,
                          .num_entries = map.num_elements(),
                          .num_rows = num_rows,
                          .row_bytes = row_bytes},
@@ -129,7 +131,7 @@ void plan_unpermute_bwd(UnpermutePlan& plan, const UnpermuteBwdProblem& problem)
       plan.vector_bytes = std::min(plan.vector_bytes, common_vector_bytes(tensor));
     }
   }
-  if (problem.input_grad.defined()) {
+  if (problem.input_grad.defined() && is_long_map(problem.row_id_map.num_elements())) {
     plan.workspace_bytes = problem.input_grad.size(0) * int64_t{sizeof(int)};
   }
 }
@@ -139,7 +141,9 @@ void unpermute_bwd(const UnpermutePlan& plan, const UnpermuteBwdProblem& problem
   UnpermuteBwdArgs args = arguments(problem, workspace);
   if (args.row_bytes == 0 || args.num_rows == 0) args.input_grad = nullptr;  // nothing to write
   if (args.input_grad == nullptr && args.probs_grad == nullptr) return;
-  if (args.input_grad != nullptr) launch_marks(args.empty_rows, to_cuda(stream));
+  if (args.input_grad != nullptr && args.empty_rows.entry_of_row != nullptr) {
+    launch_marks(args.empty_rows, to_cuda(stream));
+  }
   with_number_type(kOp, problem.output_grad.dtype, [&](auto tag) {
     launch_rows<typename decltype(tag)::type>(args, plan.vector_bytes, to_cuda(stream));
   });

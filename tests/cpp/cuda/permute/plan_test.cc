@@ -160,22 +160,24 @@ UnpermuteProblem unpermute_problem(DType dtype, int64_t hidden, DType probs = DT
           .output = view(nullptr, dtype, {64, hidden})};
 }
 
-UnpermuteBwdProblem unpermute_bwd_problem(DType dtype, int64_t hidden) {
-  return {.output_grad = view(nullptr, dtype, {64, hidden}),
-          .input = view(nullptr, dtype, {128, hidden}),
-          .row_id_map = view(nullptr, DType::kInt32, {2, 64}),
-          .probs = view(nullptr, DType::kFloat32, {64, 2}),
-          .input_grad = view(nullptr, dtype, {128, hidden}),
-          .probs_grad = view(nullptr, DType::kFloat32, {64, 2})};
+UnpermuteBwdProblem unpermute_bwd_problem(DType dtype, int64_t hidden, int64_t tokens = 64) {
+  return {.output_grad = view(nullptr, dtype, {tokens, hidden}),
+          .input = view(nullptr, dtype, {2 * tokens, hidden}),
+          .row_id_map = view(nullptr, DType::kInt32, {2, tokens}),
+          .probs = view(nullptr, DType::kFloat32, {tokens, 2}),
+          .input_grad = view(nullptr, dtype, {2 * tokens, hidden}),
+          .probs_grad = view(nullptr, DType::kFloat32, {tokens, 2})};
 }
 
-TEST_P(PermutePlans, OfUnpermuteNeedAWorkspaceForTheInputsGradientOnly) {
+TEST_P(PermutePlans, OfUnpermuteNeedAWorkspaceForTheInputsGradientByALongMapOnly) {
   const UnpermuteProblem forward = unpermute_problem(DType::kBFloat16, 64);
   const UnpermutePlan plan = plan_unpermute(forward, GetParam().target());
   EXPECT_EQ(to_string(plan), "unpermute portable vector=16B workspace=0B");
-  UnpermuteBwdProblem backward = unpermute_bwd_problem(DType::kBFloat16, 63);
+  UnpermuteBwdProblem backward = unpermute_bwd_problem(DType::kBFloat16, 63, 65536);
   EXPECT_EQ(to_string(plan_unpermute_bwd(backward, GetParam().target())),
-            "unpermute portable vector=2B workspace=512B");
+            "unpermute portable vector=2B workspace=0B");
+  backward = unpermute_bwd_problem(DType::kBFloat16, 63, 65537);
+  EXPECT_EQ(plan_unpermute_bwd(backward, GetParam().target()).workspace_bytes, 2 * 65537 * 4);
   backward.input_grad = TensorView{};
   EXPECT_EQ(plan_unpermute_bwd(backward, GetParam().target()).workspace_bytes, 0);
 }
