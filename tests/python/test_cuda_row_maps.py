@@ -102,3 +102,19 @@ def test_rows_that_no_slot_names_get_no_gradient(tokens, hidden):
     weighted = probs.detach()[..., None] * grad[:, None].float()
     expected[row_id_map.T[kept].long()] = weighted[kept]
     assert_same_bits(rows_grad, expected.bfloat16())
+
+
+@pytest.mark.parametrize(
+    ("hidden", "topk"), [(2048, 8), (4096, 8), (5120, 8), (7168, 8), (7168, 4), (9000, 8)]
+)
+def test_large_outputs_of_long_rows(hidden, topk):
+    """Fewer blocks share a multiprocessor there, some of them larger."""
+    tokens = (128 << 20) // (hidden * topk * 2) + 77
+    x = torch.randn(tokens, hidden, device="cuda").bfloat16()
+    indices = random_indices(tokens, topk, 40, "cuda")
+    indices[5] = -1
+    result = grouped_gemm.moe_permute(x, indices, num_experts=40)
+    order = torch.sort(indices.flatten().where(indices.flatten() >= 0, 40), stable=True).indices
+    kept = tokens * topk - topk
+    assert torch.equal(result.permuted[:kept], x[order[:kept] // topk])
+    assert not result.permuted[kept:].any()

@@ -4,6 +4,7 @@
 
 #include "base/math.h"
 #include "cuda/common/dependent_launch.h"
+#include "cuda/door.h"
 #include "cuda/permute/fast_div.h"
 #include "cuda/permute/permute_rows.cuh"
 #include "cuda/permute/permute_unaligned.cuh"
@@ -15,37 +16,44 @@ namespace {
 // `rows_per_block` tokens' rows, or pieces of them, a block; `cut`: how.
 template <auto* kKernel, typename Cut>
 void launch_kernel(const char* op, const PermuteRowsArgs& args, int64_t num_rows,
-                   int64_t rows_per_block, Cut cut, bool dependent, cudaStream_t stream) {
+                   int64_t rows_per_block, Cut cut, LaunchShape shape, cudaStream_t stream) {
   prefer_common_split<kKernel>(op);
   // A block at least, for rows of zeros where there are no tokens.
-  const int64_t num_blocks = base::max(1, base::ceil_div(num_rows, rows_per_block));
-  launch(op, kKernel,
-         {.num_blocks = num_blocks, .num_threads = kRowThreads, .dependent = dependent}, stream,
-         args, cut);
+  shape.num_blocks = base::max(1, base::ceil_div(num_rows, rows_per_block));
+  launch(op, kKernel, shape, stream, args, cut);
 }
 
-template <int kUnroll>
-void launch_aligned(const char* op, const PermuteRowsArgs& args, bool dependent,
-                    cudaStream_t stream) {
-  const RowShape shape = row_shape(args.row_bytes / kVectorBytes);
-  launch_kernel<&permute_rows<kUnroll>>(op, args, args.num_tokens, shape.rows_per_block(), shape,
-                                        dependent, stream);
+DeviceLimits current_limits(const char* op) {
+  int device = 0;
+  check(op, "tell which device is current", cudaGetDevice(&device));
+  return device_limits(device);
+}
+
+template <int kThreads>
+void launch_aligned(const char* op, const PermuteRowsArgs& args, int64_t spare_shared_bytes,
+                    bool dependent, cudaStream_t stream) {
+  const RowShape shape = row_shape(args.row_bytes / kVectorBytes, 1, kThreads);
+  launch_kernel<&permute_rows<kThreads>>(op, args, args.num_tokens, shape.rows_per_block(), shape,
+                                         {.num_blocks = 0,
+                                          .num_threads = kThreads,
+                                          .shared_bytes = spare_shared_bytes,
+                                          .dependent = dependent},
+                                         stream);
 }
 
 void launch_rows(const char* op, const PermuteRowsArgs& args, int vector_bytes, bool dependent,
                  cudaStream_t stream) {
   if (args.row_bytes == 0 || args.num_out == 0) return;
-  const int64_t num_vectors = args.row_bytes / kVectorBytes;
   if (vector_bytes < kVectorBytes) {
     const int64_t pieces = base::max(1, base::ceil_div(most_whole(args.row_bytes), kPieceWindows));
-    launch_kernel<&permute_unaligned_rows>(op, args, args.num_tokens * pieces, kWarpsPerBlock,
-                                           FastDiv(static_cast<uint32_t>(pieces)), dependent,
-                                           stream);
-  } else if (num_vectors <= 4 * kRowThreads) {
-    launch_aligned<1>(op, args, dependent, stream);
-  } else {
-    launch_aligned<2>(op, args, dependent, stream);
+    return launch_kernel<&permute_unaligned_rows>(
+        op, args, args.num_tokens * pieces, kWarpsPerBlock, FastDiv(static_cast<uint32_t>(pieces)),
+        {.num_blocks = 0, .num_threads = kRowThreads, .dependent = dependent}, stream);
   }
+  const PermuteRowsPolicy policy =
+      permute_rows_policy(args.row_bytes, args.topk, args.num_tokens, current_limits(op));
+  const auto launch_policy = policy.threads == 512 ? launch_aligned<512> : launch_aligned<256>;
+  launch_policy(op, args, policy.spare_shared_bytes, dependent, stream);
 }
 
 }  // namespace

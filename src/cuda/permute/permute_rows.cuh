@@ -3,6 +3,7 @@
 // permute_unaligned.cuh.
 #pragma once
 
+#include "cuda/permute/permute_rows_policy.h"
 #include "cuda/permute/rows.cuh"
 #include "cuda/permute/window.cuh"
 
@@ -48,9 +49,10 @@ __device__ __forceinline__ void fetch_ahead(const PermuteRowsArgs& args, int64_t
                            static_cast<uint32_t>(end - begin));
 }
 
-// kUnroll vectors of a row in flight together, and then in registers.
-template <int kUnroll>
-__global__ void __launch_bounds__(kRowThreads, kUnroll == 1 ? 6 : 5)
+inline constexpr int kVectorsOfThread = 2;  // of a row, in flight together, then in registers
+
+template <int kThreads>
+__global__ void __launch_bounds__(kThreads, kMostBlocks<kThreads>)
     permute_rows(const PermuteRowsArgs args, const RowShape shape) {
   const int lane = threadIdx.x % shape.width;
   const int64_t token =
@@ -62,10 +64,10 @@ __global__ void __launch_bounds__(kRowThreads, kUnroll == 1 ? 6 : 5)
   if (token < args.num_tokens) {
     if (lane == 0) fetch_ahead(args, token);
     const char* source = args.input + token * args.input_pitch;
-    for (int first = lane; first < num_vectors; first += shape.width * kUnroll) {
-      uint4 values[kUnroll];
+    for (int first = lane; first < num_vectors; first += shape.width * kVectorsOfThread) {
+      uint4 values[kVectorsOfThread];
 #pragma unroll
-      for (int u = 0; u < kUnroll; ++u) {
+      for (int u = 0; u < kVectorsOfThread; ++u) {
         const int v = first + u * shape.width;
         if (v < num_vectors) values[u] = ptx::load_once(vector_at(source, v));
       }
@@ -80,7 +82,7 @@ __global__ void __launch_bounds__(kRowThreads, kUnroll == 1 ? 6 : 5)
           if (rows[j] < 0) continue;
           char* target = args.output + rows[j] * args.row_bytes;
 #pragma unroll
-          for (int u = 0; u < kUnroll; ++u) {
+          for (int u = 0; u < kVectorsOfThread; ++u) {
             const int v = first + u * shape.width;
             if (v < num_vectors) {
               ptx::store_evict_first(vector_at(target, v), values[u], policy);

@@ -12,11 +12,11 @@ namespace gg::cuda {
 inline constexpr int kRowThreads = 256;
 inline constexpr int kVectorBytes = 16;
 
-// How a block of kRowThreads is shared out: `width` threads side by side on one
-// row, the rest on the next rows.
+// How a block is shared out: `width` threads side by side on one row, the rest on the next rows.
 struct RowShape {
   int width;
-  __host__ __device__ int rows_per_block() const { return kRowThreads / width; }
+  int threads = kRowThreads;
+  __host__ __device__ int rows_per_block() const { return threads / width; }
 };
 
 // This thread's row, counted over the grid; `none` for threads left over.
@@ -25,11 +25,11 @@ __device__ __forceinline__ int64_t row_of_thread(RowShape shape, int64_t block, 
   return row < shape.rows_per_block() ? block * shape.rows_per_block() + row : none;
 }
 
-// Up to 256 threads a row, a power of two, so that short rows share a block.
-inline RowShape row_shape(int64_t vectors_per_row, int least = 1) {
+// Up to a whole block for a row, a power of two, so that short rows share a block.
+inline RowShape row_shape(int64_t vectors_per_row, int least = 1, int threads = kRowThreads) {
   int width = least;
-  while (width < kRowThreads && width < vectors_per_row) width *= 2;
-  return {width};
+  while (width < threads && width < vectors_per_row) width *= 2;
+  return {width, threads};
 }
 
 // Any width up to 256: that of which the fewest threads idle, in up to four rounds of a row;

@@ -1,6 +1,9 @@
 // What permute and unpermute plan for each generation of GPUs. Needs no GPU.
 #include <gtest/gtest.h>
 
+#include <array>
+
+#include "cuda/permute/permute_rows_policy.h"
 #include "cuda/support/limits.h"
 
 namespace gg::test {
@@ -194,6 +197,50 @@ TEST_P(PermutePlans, OfUnpermuteRefuseFloat64) {
   EXPECT_TRUE(refuses(
       [&] { plan_unpermute_bwd(unpermute_bwd_problem(DType::kFloat64, 8), GetParam().target()); },
       {"unpermute_bwd: "}));
+}
+
+constexpr DeviceLimits kHopper{
+    .compute_capability = 90, .num_sms = 132, .shared_bytes_per_block = 232448};
+constexpr int64_t kManyTokens = 65536;
+
+cuda::PermuteRowsPolicy rows_policy(int64_t row_bytes, int64_t topk, int64_t tokens = kManyTokens,
+                                    const DeviceLimits& limits = kHopper) {
+  return cuda::permute_rows_policy(row_bytes, topk, tokens, limits);
+}
+
+// So many blocks and no more fit into the 228 KB of a multiprocessor, 1 KB of a block the system's.
+int blocks_that_fit(const cuda::PermuteRowsPolicy& policy) {
+  return static_cast<int>(228 * 1024 / (policy.spare_shared_bytes + 1024));
+}
+
+TEST(PermuteRowsPolicies, KeepAboutAsManyBytesInHandWhateverTheRow) {
+  for (const auto& [row_bytes, topk, threads, blocks] : {std::array<int64_t, 4>{4096, 8, 256, 3},
+                                                         {8192, 8, 256, 2},
+                                                         {10240, 8, 512, 2},
+                                                         {14336, 8, 512, 1},
+                                                         {28672, 8, 512, 1},
+                                                         {4096, 6, 256, 4},
+                                                         {14336, 4, 512, 2}}) {
+    const cuda::PermuteRowsPolicy policy = rows_policy(row_bytes, topk);
+    EXPECT_EQ(policy.threads, threads) << row_bytes << " bytes, topK " << topk;
+    const bool is_most = blocks == 1280 / threads;  // registers allow no more
+    EXPECT_EQ(policy.spare_shared_bytes > 0, !is_most) << row_bytes << " bytes, topK " << topk;
+    EXPECT_TRUE(is_most || blocks_that_fit(policy) == blocks) << blocks_that_fit(policy);
+    EXPECT_LE(policy.spare_shared_bytes, kHopper.shared_bytes_per_block);
+  }
+}
+
+TEST(PermuteRowsPolicies, LeaveAloneWhatWasNotMeasured) {
+  const cuda::PermuteRowsPolicy plain;
+  EXPECT_EQ(rows_policy(4096, 2), plain);        // few targets
+  EXPECT_EQ(rows_policy(14336, 2), plain);       // two blocks of 512 threads would be too few
+  EXPECT_EQ(rows_policy(4095, 8), plain);        // short rows
+  EXPECT_EQ(rows_policy(4096, 8, 4095), plain);  // little output
+  EXPECT_EQ(rows_policy(4096, 8, 0), plain);
+  EXPECT_EQ(rows_policy(4096, 0), plain);
+  EXPECT_EQ(rows_policy(14336, 8, kManyTokens,
+                        {.compute_capability = 80, .shared_bytes_per_block = 166912}),
+            plain);
 }
 
 TEST(PermuteRefuses, GpusOlderThanVolta) {
