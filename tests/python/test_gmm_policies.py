@@ -59,6 +59,31 @@ def test_weight_gradients(device, out_dtype, sizes, features, trans_b, accumulat
     assert_same_bits(call(before.clone()), dw, "the same call again")
 
 
+@pytest.mark.parametrize("num_sms", [1, 2, 5])
+@pytest.mark.parametrize("trans_b", [False, True])
+@pytest.mark.parametrize("features", [(200, 520), (72, 264), (1024, 192)], ids=str)
+@pytest.mark.parametrize("out_dtype", [torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("accumulate", [False, True], ids=["store", "add"])
+def test_weight_gradients_of_many_tiles_a_block(
+    device, accumulate, out_dtype, features, trans_b, num_sms
+):
+    """Tiles of which half the rows lie past the last one come between others in a block."""
+    k, n = features
+    a, b = random_operands(FEW_ROWS, k, n, torch.bfloat16, device, trans_b)
+    dy = torch.randn(a.shape[0], n).bfloat16().to(device)
+    out = torch.randn(b.shape).to(out_dtype).to(device)
+    before = out.clone() if accumulate else None
+    sizes = torch.tensor(FEW_ROWS, device=device)
+    grouped_gemm.set_num_sms(num_sms)
+    try:
+        grouped_gemm.gmm_wgrad(a, dy, sizes, trans_b, out=out, accumulate=accumulate)
+    finally:
+        grouped_gemm.set_num_sms(None)
+    assert_gemm_close(
+        out, reference.gmm_wgrad, a, dy, FEW_ROWS, depth_of(FEW_ROWS), trans_b, previous=before
+    )
+
+
 @pytest.mark.parametrize("k", [8, 64, 72, 136, 200, 264, 520])
 @pytest.mark.parametrize("trans_b", [False, True])
 def test_reductions_shorter_and_longer_than_what_stores_hide_under(device, tiles, trans_b, k):

@@ -44,7 +44,7 @@ struct GroupTile {
 template <class TilesOf>
 struct GroupWindow {
   const DeviceGroups& groups;
-  const int num_rows;  // T, at most 2^30: sums of two clamped values fit an int
+  const int num_rows;  // T, at most 2^30
   const TilesOf tiles_of;
   int next_group = 0;  // the first one past the window
   int2 upcoming;       // this lane's entry for the next window, as loaded
@@ -87,7 +87,8 @@ struct GroupWindow {
       const int before = lane_index() == 0 ? end : lower;
       end = __shfl_sync(kWholeWarp, entry, 31);
       const int rows = groups.cumulative ? max(0, entry - before) : entry;
-      const float work = tiles_of.work(rows);
+      const bool exists = first + lane_index() < groups.num_groups;
+      const float work = exists ? tiles_of.work(rows) : 0.0f;
       const bool small = rows <= small_rows;
       sum.work += work;
       sum.small_work += small ? work : 0.0f;
@@ -122,7 +123,9 @@ struct GroupWindow {
   }
 
   __device__ __forceinline__ int combined(int before, int value) const {
-    return groups.cumulative ? max(before, value) : min(before + value, num_rows);
+    if (groups.cumulative) return max(before, value);
+    const unsigned sum = static_cast<unsigned>(before) + static_cast<unsigned>(value);
+    return static_cast<int>(min(sum, static_cast<unsigned>(num_rows)));  // 2^30 + 2^30 is no int
   }
 
   __device__ __forceinline__ bool has_more() const { return next_group < groups.num_groups; }

@@ -204,13 +204,16 @@ struct KGroupedConsumer {
     return next;
   }
 
-  // All of this warpgroup's rows lie past the last one: the ring goes on.
+  // All of this warpgroup's rows lie past the last one: the ring goes on. NOTE: what is kept of
+  // the tile before must not stay: the courier waits for it before it reads another tile, and the
+  // scheduler hands out none that the courier has not read.
   __device__ __forceinline__ KGroupedTile skip_tile(const KGroupedTile& tile) {
     for (int k = 0; k < tile.rows; k += Policy::kTileK, at.next()) {
       wait_full();
       __syncwarp();
       release(at.slot);
     }
+    epilogue.finish();
     return next_tile();
   }
 
