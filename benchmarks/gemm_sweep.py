@@ -12,7 +12,7 @@ time or that of copying as many bytes, whichever is longer.
 bf16 unless it says otherwise, device sizes. Each call after a write larger than the L2, all calls
 of a line in turn, medians. Prints microseconds of ours and, in brackets, our speed relative to the
 other's (1 is level), then means, geometric, and what is below level, worst first. Results are
-compared with torch's; a wrong one ends the run. Needs a GPU; some 20 s for each kind.
+compared with torch's; a wrong one ends the run. Needs a GPU; a few minutes for all.
 """
 
 import argparse
