@@ -5,6 +5,7 @@
 #include "cuda/common/dispatch.h"
 #include "cuda/door.h"
 #include "cuda/permute/support.h"
+#include "cuda/permute/unpermute_bwd_policy.h"
 #include "cuda/permute/unpermute_rows_bwd.cuh"
 #include "cuda/permute/unpermute_unaligned_bwd.cuh"
 
@@ -33,15 +34,6 @@ void launch_kernel(void (*kernel)(Parameters...), UnpermuteBwdArgs args, RowShap
          stream, args, shape);
 }
 
-// A thread takes so many vectors of a row, and so fewer threads add up their products where
-// probs have a gradient. H200, 2026-11-23, of copy with 1, 4 and 8: 65536x8x2048 0.861, 0.896
-// and 0.893, 8192x8x2048 0.892, 0.895 and 0.876, 16384x2x4096 0.851, 0.894 and 0.912; without
-// such a gradient, with 1 and 4: 65536x8x2048 0.860 and 0.855, 16384x2x4096 0.869 and 0.900.
-int64_t vectors_of_thread(const UnpermuteBwdArgs& args, bool dots) {
-  if (args.topk <= 2) return dots ? 8 : 4;
-  return dots ? 4 : 1;
-}
-
 template <typename T>
 void launch_unaligned(const UnpermuteBwdArgs& args, cudaStream_t stream) {
   const bool dots = args.probs_grad != nullptr;
@@ -64,8 +56,9 @@ void launch_rows(const UnpermuteBwdArgs& args, int vector_bytes, cudaStream_t st
   const bool dots = args.probs_grad != nullptr;
   const int least_width = dots ? 32 : 1;
   const int64_t num_vectors = args.row_bytes / kVectorBytes;
-  const RowShape shape =
-      row_shape(base::ceil_div(num_vectors, vectors_of_thread(args, dots)), least_width);
+  const int64_t of_thread =
+      vectors_of_thread(num_vectors, args.num_tokens, args.topk, dots, current_limits(kOp).num_sms);
+  const RowShape shape = row_shape(base::ceil_div(num_vectors, of_thread), least_width);
   if (!dots) {
     launch_kernel(unpermute_rows_bwd<T, 8, false>, args, shape, stream);
   } else if (args.topk <= 2) {
