@@ -66,6 +66,18 @@ def _refuse_grad(op: str, *tensors: torch.Tensor) -> None:
         )
 
 
+def _writable(op: str, name: str, out: torch.Tensor) -> torch.Tensor:
+    """What an operator writes to: this rank's part of out, in plain memory."""
+    out = local(out)
+    # PyTorch 2.11 and older abort on such a view of an operator's output.
+    if not torch.compiler.is_compiling() and out.is_neg():
+        raise ValueError(
+            f"{op}: {name} got a view whose sign PyTorch keeps as a flag (is_neg()); needs memory "
+            "that holds its values; write into another tensor and copy it over"
+        )
+    return out
+
+
 def _was_written(out: torch.Tensor) -> torch.Tensor:
     """Tells autograd that out changed, as PyTorch's own out= functions do."""
     if not torch.compiler.is_compiling() and not out.is_inference():
@@ -117,7 +129,8 @@ def gmm(
         _refuse_grad("gmm", a, b, out)
         if out_dtype is not None and out_dtype != out.dtype:
             raise ValueError(f"gmm: out_dtype got {out_dtype}; needs out's dtype, {out.dtype}")
-        raw._gmm_out(a, b, sizes, cumulative, trans_b, local(out), allows_tf32(a))
+        target = _writable("gmm", "out", out)
+        raw._gmm_out(a, b, sizes, cumulative, trans_b, target, allows_tf32(a))
         return _was_written(out)
     if _needs_grad(a, b):
         return GroupedGemm.apply(a, b, sizes, trans_b, cumulative, out_dtype)
@@ -189,7 +202,8 @@ def gmm_wgrad(
     _refuse_grad("gmm_wgrad", a, dy, out)
     if out_dtype is not None and out_dtype != out.dtype:
         raise ValueError(f"gmm_wgrad: out_dtype got {out_dtype}; needs out's dtype, {out.dtype}")
-    raw._gmm_wgrad_out(a, dy, sizes, cumulative, trans_b, local(out), accumulate, allows_tf32(a))
+    target = _writable("gmm_wgrad", "out", out)
+    raw._gmm_wgrad_out(a, dy, sizes, cumulative, trans_b, target, accumulate, allows_tf32(a))
     return _was_written(out)
 
 

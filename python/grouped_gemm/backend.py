@@ -9,7 +9,7 @@ import torch
 
 from ._autograd import with_topk
 from ._errors import speaks_for_itself
-from ._functional import _was_written, raw
+from ._functional import _was_written, _writable, raw
 from ._functional import sinkhorn as _sinkhorn
 from ._local import local
 from ._precision import allows_tf32
@@ -39,11 +39,11 @@ def gmm(
     if trans_a:
         if c is None:
             return raw._gmm_wgrad(a, b, sizes, False, False, None, allows_tf32(a))
-        raw._gmm_wgrad_out(a, b, sizes, False, False, local(c), False, allows_tf32(a))
+        raw._gmm_wgrad_out(a, b, sizes, False, False, _writable("gmm", "c", c), False, allows_tf32(a))
         return _was_written(c)
     if c is None:
         return raw._gmm(a, b, sizes, False, trans_b, None, allows_tf32(a))
-    raw._gmm_out(a, b, sizes, False, trans_b, local(c), allows_tf32(a))
+    raw._gmm_out(a, b, sizes, False, trans_b, _writable("gmm", "c", c), allows_tf32(a))
     return _was_written(c)
 
 

@@ -1,6 +1,8 @@
 // permute, moe_permute and permute_by_map as torch operators.
 #include "grouped_gemm/permute.h"
 
+#include <limits>
+
 #include "base/check.h"
 #include "torch/ops.h"
 
@@ -70,8 +72,9 @@ TensorView part_of_map(const char* op, const Device& device, const char* name, T
 
 std::tuple<Tensor, Tensor> permute(Tensor x, Tensor indices, int64_t num_out_tokens) {
   const Device device("permute", "input", x);
-  GG_REQUIRE(num_out_tokens >= 0, "permute: num_out_tokens got ", num_out_tokens,
-             "; needs 0 (every slot) or more");
+  constexpr int64_t kMost = std::numeric_limits<int32_t>::max();  // a map entry is an int32
+  GG_REQUIRE(num_out_tokens >= 0 && num_out_tokens <= kMost, "permute: num_out_tokens got ",
+             num_out_tokens, "; needs 0 (every slot) or more, at most ", kMost);
   x = with_contiguous_rows(x);
   indices = contiguous(indices);
   PermuteProblem problem = permute_problem("permute", device, x, indices);

@@ -41,6 +41,7 @@ CASES = [
     (backend.permute, (None, IDS, 0, [], 0), TypeError, "permute: input got None; needs a tensor"),
     (backend.permute, (A, [[1]], 0, [], 0), TypeError, "permute: indices got list; needs a tensor"),
     (backend.permute, (A, IDS, -1, [], 0), RuntimeError, "permute: num_out_tokens got -1; needs 0"),
+    (ops.permute, (A, IDS, 2**31), RuntimeError, "permute: num_out_tokens got 2147483648; needs 0"),
     (backend.unpermute, (None, MAP, PROBS, 6, 2), TypeError, "unpermute: input got None; needs"),
     (backend.unpermute, (ROWS, MAP, [1], 6, 2), TypeError, "unpermute: prob got list; needs"),
     (backend.unpermute, (ROWS, MAP, PROBS, 6, 5), ValueError, "unpermute: num_topK got 5.*needs"),
@@ -91,6 +92,16 @@ def test_both_conventions_for_sizes_are_refused_in_the_callers_name():
 def test_a_dtype_is_named_once_among_those_that_an_out_may_have():
     with pytest.raises(RuntimeError, match="gmm: out got dtype float16; needs float32;"):
         grouped_gemm.gmm(A, B, SIZES, out=torch.empty(6, 6, dtype=torch.float16))
+
+
+def test_a_view_that_is_negative_by_a_flag_is_read_but_not_written():
+    """PyTorch 2.11 aborts when an operator writes to one."""
+    negative = torch.view_as_complex(torch.stack([torch.zeros_like(A), -A], -1)).conj().imag
+    assert negative.is_neg()
+    assert torch.equal(grouped_gemm.gmm(negative, B, SIZES), grouped_gemm.gmm(A, B, SIZES))
+    for function, out in ((grouped_gemm.gmm, {"out": negative}), (backend.gmm, {"c": negative})):
+        with pytest.raises(ValueError, match="gmm: .* got a view whose sign PyTorch keeps"):
+            function(A, B, SIZES, **out)
 
 
 def test_integers_of_other_kinds_are_integers():
