@@ -39,7 +39,9 @@ def gmm(
     if trans_a:
         if c is None:
             return raw._gmm_wgrad(a, b, sizes, False, False, None, allows_tf32(a))
-        raw._gmm_wgrad_out(a, b, sizes, False, False, _writable("gmm", "c", c), False, allows_tf32(a))
+        raw._gmm_wgrad_out(
+            a, b, sizes, False, False, _writable("gmm", "c", c), False, allows_tf32(a)
+        )
         return _was_written(c)
     if c is None:
         return raw._gmm(a, b, sizes, False, trans_b, None, allows_tf32(a))

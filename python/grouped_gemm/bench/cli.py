@@ -14,6 +14,7 @@ import hashlib
 import pathlib
 import signal
 import sys
+import threading
 
 import torch
 
@@ -91,7 +92,8 @@ def _run(arguments: list[str]) -> int:
     limit = options.limit or TIME_LIMITS[level]
     session = Session(device, peers, budget, results)
     watch = ClockWatch(device)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # `timeout` loses no results either
+    if threading.current_thread() is threading.main_thread():  # no other may set handlers
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # `timeout` loses no results
     try:
         with table.ProgressBar(options.plain) as report:
             session.run(cases, limit, report)
