@@ -21,6 +21,7 @@ HEAD = """\
 //   multiply_add:   d += a b       multiply:  d = a b (d need not be set before)
 //   multiply_both:  keeps is 0: d = a b, else d += a b; both operands as kTransA says
 //
+// a is a descriptor of shared memory, or four registers of tf32.
 // kTransA: a's rows (M) are contiguous instead of its reduction dimension; 16-bit only.
 // clang-format off
 #pragma once
@@ -70,6 +71,24 @@ def function(name: str, suffix: str, n: int, constraint: str, scale_d: int) -> s
 """
 
 
+def function_from_registers(name: str, n: int, constraint: str, scale_d: int) -> str:
+    count = n // 2
+    registers = textwrap.wrap(", ".join(f"%{i}" for i in range(count)), 84)
+    quoted = "\n".join(f'        "{line} "' for line in registers)
+    outputs = wrapped(", ".join(f'"{constraint}f"(d[{i}])' for i in range(count)), 10)
+    left = ", ".join(f"%{count + i}" for i in range(4))
+    return f"""\
+  static __device__ __forceinline__ void {name}(float (&d)[{count}], const uint32_t (&a)[4],
+                                                uint64_t b) {{
+    asm volatile("wgmma.mma_async.sync.aligned.m64n{n}k8.f32.tf32.tf32 {{"
+{quoted}
+        "}}, {{{left}}}, %{count + 4}, {scale_d}, 1, 1;"
+        : {outputs.lstrip()}
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+  }}
+"""
+
+
 def function_both(suffix: str, n: int) -> str:
     count = n // 2
     registers = textwrap.wrap(", ".join(f"%{i}" for i in range(count)), 84)
@@ -95,7 +114,10 @@ def main() -> None:
             parts.append(f"\ntemplate <> struct Wgmma<{name}, {n}> {{\n")
             parts.append(function("multiply", suffix, n, "=", 0))
             parts.append(function("multiply_add", suffix, n, "+", 1))
-            if n % 64 == 0 and suffix != "tf32":
+            if suffix == "tf32":
+                parts.append(function_from_registers("multiply", n, "=", 0))
+                parts.append(function_from_registers("multiply_add", n, "+", 1))
+            elif n % 64 == 0:
                 parts.append(function_both(suffix, n))
             parts.append("};\n")
     parts.append("\n}  // namespace gg::cuda::sm90\n")

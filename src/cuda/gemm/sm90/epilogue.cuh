@@ -11,7 +11,7 @@
 //
 // Accumulators are a transposed tile, [64 features][kN tokens]. Thread l of warp
 // w holds, in acc[4 c + 2 i + j], feature 16 w + l / 4 + 8 i of token
-// 8 c + 2 (l % 4) + j.
+// 8 c + 2 (l % 4) + j; or feature Features::of(w, l, i) (feature_order.h).
 //
 // NOTE: rows of the accumulators past tile.rows come from the next group's
 // tokens, or from nowhere. Nothing of them may be stored or mixed with others.
@@ -20,6 +20,7 @@
 #include <type_traits>
 
 #include "cuda/common/number.cuh"
+#include "cuda/gemm/sm90/feature_order.h"
 #include "cuda/gemm/sm90/pipeline.cuh"
 
 namespace gg::cuda::sm90 {
@@ -29,7 +30,7 @@ inline constexpr int kClipOrigin = 1 << 30;
 
 // Where a thread stands among the consumers, and the 64 features of a warpgroup.
 struct ConsumerPlace {
-  int tile_features;
+  int tile_features;  // of the policy
   int warpgroup;
   int warp;  // within the warpgroup, the same value in all its lanes
   int lane;
@@ -46,7 +47,7 @@ struct ConsumerPlace {
 // 64 tokens of 16 bits each, or 32 of 32. A piece is staged under one k-block and sent
 // under the next. 64 registers keep what has not been staged: a whole tile of 256 tokens
 // rounded to 16 bits, or the last 128 of one in fp32, whose first ones are staged at once.
-template <typename T, int kTileTokens>
+template <typename T, int kTileTokens, class Features>
 struct CopyEngineStore {
   using Out = T;
   using Word = std::conditional_t<sizeof(T) == 4, float, uint32_t>;
@@ -131,9 +132,8 @@ struct CopyEngineStore {
   // One thread. The last piece staged lies in the other buffer. Its boxes of 128 bytes a
   // row are cut off after staged_rows (tensor_maps.cc).
   __device__ __forceinline__ void send() {
-    constexpr int kBoxFeatures = kRowBytes / int{sizeof(T)};
 #pragma unroll
-    for (int f = 0; f < kFeaturesPerConsumer; f += kBoxFeatures) {
+    for (int f = 0; f < kFeaturesPerConsumer; f += kRowElements<T>) {
       ptx::store_4d(args.out_pieces,
                     ptx::shared_address(buffers[buffer ^ 1]) + f * kPieceTokens * int{sizeof(T)},
                     staged_feature + f, kClipOrigin - staged_rows, staged_row + staged_rows,
@@ -145,6 +145,7 @@ struct CopyEngineStore {
   // [token][64 features] in the 128-byte swizzle: the 16-byte chunk c of token row r
   // lies at chunk c ^ (r % 8). Tokens past the tile are staged and clipped.
   __device__ __forceinline__ void stage(const uint32_t* words, uint32_t target) const {
+    static_assert(std::is_same_v<Features, FeaturesInOrder>);
     const int token = place.lane / 16 * 8 + place.lane % 8;  // + 16 for each matrix quadruple
     const int chunk = place.warp * 2 + place.lane / 8 % 2;
     const uint32_t address = target + token * kRowBytes + ((chunk ^ (place.lane % 8)) << 4);
@@ -158,14 +159,15 @@ struct CopyEngineStore {
   // [2][token][32 features], swizzled alike. The 32 lanes hit all banks: their tokens
   // differ in two bits of the swizzle, their features in the third.
   __device__ __forceinline__ void stage(const float* words, uint32_t target) const {
-    const int token = place.lane % 4 * 2;                      // + j, + 8 for each c
-    const int feature = place.warp % 2 * 16 + place.lane / 4;  // + 8 for each i, in its box
+    const int token = place.lane % 4 * 2;  // + j, + 8 for each c
     const uint32_t box = target + place.warp / 2 * (kPieceTokens * kRowBytes);
 #pragma unroll
     for (int j = 0; j < 2; ++j) {
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
-        const int chunk = (feature + 8 * i) / 4 ^ (token + j);
+        const int feature =
+            Features::of(place.warp, place.lane, i) % kRowElements<T>;  // of its box
+        const int chunk = feature / 4 ^ (token + j);
         const uint32_t address = box + (token + j) * kRowBytes + chunk * 16 + feature % 4 * 4;
 #pragma unroll
         for (int c = 0; c < kPieceTokens / 8; ++c) {

@@ -54,7 +54,9 @@ constexpr Row kRows[] = {
     row<__half, kN, float, kThreads>(kFp16, kFp32),
     row<float, kK, float, kCopy>(kFp32, kFp32),  // tf32
     row<float, kK, float, kThreads>(kFp32, kFp32),
+    row<float, kN, float, kCopy>(kFp32, kFp32),
     row<__nv_bfloat16, kK, __nv_bfloat16, kCopy, kNarrow>(kBf16, kBf16),
+    row<float, kN, float, kThreads>(kFp32, kFp32),
     row<__nv_bfloat16, kN, __nv_bfloat16, kCopy, kNarrow>(kBf16, kBf16),
     row<__nv_bfloat16, kK, float, kCopy, kNarrow>(kBf16, kFp32),
     row<__nv_bfloat16, kN, float, kCopy, kNarrow>(kBf16, kFp32),

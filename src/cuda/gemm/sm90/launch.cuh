@@ -10,10 +10,15 @@
 
 namespace gg::cuda::sm90 {
 
-template <class Policy, typename Out, StoreBy kStore>
-using EpilogueOf = std::conditional_t<
-    kStore == StoreBy::kCopyEngine, CopyEngineStore<Out, Policy::kTileTokens>,
-    std::conditional_t<std::is_same_v<Out, float>, ThreadStoreFloat, ThreadStore<Out>>>;
+template <class Types>
+using FeaturesOf = std::conditional_t<Types::kWeightsByRegisters, FeaturesByBanks, FeaturesInOrder>;
+
+template <class Policy, class Types, typename Out, StoreBy kStore>
+using EpilogueOf =
+    std::conditional_t<kStore == StoreBy::kCopyEngine,
+                       CopyEngineStore<Out, Policy::kTileTokens, FeaturesOf<Types>>,
+                       std::conditional_t<std::is_same_v<Out, float>,
+                                          ThreadStoreFloat<FeaturesOf<Types>>, ThreadStore<Out>>>;
 
 template <typename In, TileShape kTile>
 using PolicyOf = std::conditional_t<
@@ -24,9 +29,9 @@ template <typename In, WeightMajor kMajor, typename Out, StoreBy kStore, TileSha
 void launch_m_grouped(const MGroupedArgs& args, unsigned num_blocks, cudaStream_t stream) {
   using Policy = PolicyOf<In, kTile>;
   using Memory = Shared<Policy>;
+  using Types = OperandTypes<In, kMajor>;
   static_assert(sizeof(Memory) <= Policy::kSharedBytes);
-  const auto kernel =
-      m_grouped_gemm<Policy, OperandTypes<In, kMajor>, EpilogueOf<Policy, Out, kStore>>;
+  const auto kernel = m_grouped_gemm<Policy, Types, EpilogueOf<Policy, Types, Out, kStore>>;
   launch("gmm", kernel, {num_blocks, kThreadsOf<Policy>, sizeof(Memory), /*dependent=*/true},
          stream, args);
 }

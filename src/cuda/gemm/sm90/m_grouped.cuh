@@ -17,16 +17,12 @@
 
 #include "cuda/common/dependent_launch.cuh"
 #include "cuda/gemm/sm90/epilogue.cuh"
+#include "cuda/gemm/sm90/producer.cuh"
 #include "cuda/gemm/sm90/scheduler.cuh"
 #include "cuda/gemm/sm90/wgmma.cuh"
+#include "cuda/gemm/sm90/word_features.cuh"
 
 namespace gg::cuda::sm90 {
-
-template <typename T, WeightMajor kWeightMajor>
-struct OperandTypes {
-  using In = T;
-  static constexpr WeightMajor kMajor = kWeightMajor;
-};
 
 // Descriptor of an operand of 128 bytes a row, 128-byte swizzle:
 // groups of eight rows follow each other at 1024 bytes, whichever is its major.
@@ -35,59 +31,6 @@ __device__ __forceinline__ uint64_t operand_descriptor(uint32_t address) {
   constexpr uint64_t kNextEightRows = uint64_t{1024 >> 4} << 32;
   constexpr uint64_t kUnused = uint64_t{1} << 16;
   return kSwizzle128 | kNextEightRows | kUnused | (address & 0x3ffff) >> 4;
-}
-
-// ---- load ---------------------------------------------------------------------------------------
-
-// One k-block: weights, and tokens as a sum of boxes whose lengths are powers of two.
-template <class Policy, class Types>
-__device__ __forceinline__ void load_stage(Shared<Policy>& shared, const MGroupedArgs& args,
-                                           const Tile& tile, int slot, int k) {
-  const uint64_t& full = shared.full[slot];
-  const uint32_t weights = ptx::shared_address(shared.stage[slot]);
-  uint32_t tokens = weights + Shared<Policy>::kWeightBytes;
-  const int feature = tile.feature_tile * Policy::kTileFeatures;
-  constexpr int kStepBytes = Policy::kTokenStep * kRowBytes;
-  ptx::mbarrier_arrive_expect(full, Shared<Policy>::kWeightBytes + tile.steps() * kStepBytes);
-  if constexpr (Types::kMajor == WeightMajor::kK) {
-    ptx::load_3d(weights, args.weights, full, k, feature, tile.expert());
-  } else {
-#pragma unroll
-    for (int f = 0; f < Policy::kTileFeatures; f += 64) {
-      ptx::load_3d(weights + f * kRowBytes, args.weights, full, feature + f, k, tile.expert());
-    }
-  }
-  int row = tile.row0;
-#pragma unroll
-  for (int box = kTokenBoxes - 1; box >= 0; --box) {
-    if (tile.steps() >> box & 1) {
-      ptx::load_2d(tokens, args.tokens[box], full, k, row);
-      tokens += kStepBytes << box;
-      row += Policy::kTokenStep << box;
-    }
-  }
-}
-
-// One thread.
-template <class Policy, class Types>
-__device__ __forceinline__ void produce(Shared<Policy>& shared, const MGroupedArgs& args) {
-  ptx::prefetch_tensor_map(args.weights);
-#pragma unroll
-  for (int box = 0; box < kTokenBoxes; ++box) ptx::prefetch_tensor_map(args.tokens[box]);
-  const int k_blocks = divide_up(args.num_k, Policy::kTileK);
-  Cursor<Policy::kStages> at;
-  for (Cursor<kTileRing> ring;; ring.next()) {
-    ptx::mbarrier_wait(shared.tile_full[ring.slot], ring.parity);
-    const Tile tile = shared.tile[ring.slot];
-    if (tile.is_end()) return;
-    for (int kb = 0; kb < k_blocks; ++kb, at.next()) {
-      if (kb == max(k_blocks - Policy::kClaimLead, 0)) {
-        ptx::mbarrier_arrive(shared.tile_read[ring.slot]);
-      }
-      ptx::mbarrier_wait(shared.empty[at.slot], at.parity ^ 1);
-      load_stage<Policy, Types>(shared, args, tile, at.slot, kb * Policy::kTileK);
-    }
-  }
 }
 
 // ---- multiply -----------------------------------------------------------------------------------
@@ -132,11 +75,40 @@ struct Consumer {
   // Queues the multiplication of the k-block in the current slot.
   template <int kN, bool kFirst>
   __device__ __forceinline__ void multiply(float (&acc)[kN / 2]) {
-    using Instruction = Wgmma<typename Types::In, kN>;
     const uint32_t stage = ptx::shared_address(shared.stage[at.slot]);
-    const uint64_t a =
-        operand_descriptor(stage + place.warpgroup * kFeaturesPerConsumer * kRowBytes);
-    const uint64_t b = operand_descriptor(stage + Shared<Policy>::kWeightBytes);
+    const uint32_t features = stage + place.warpgroup * kFeaturesPerConsumer * kRowBytes;
+    const uint64_t tokens = operand_descriptor(stage + Shared<Policy>::kWeightBytes);
+    if constexpr (Types::kWeightsByRegisters) {
+      ptx::wgmma_wait<0>();  // the k-block before has read its registers
+      FeatureWords weights;
+      weights.load(features, place.warp, place.lane);
+      multiply_by_words<kN, kFirst>(acc, weights, tokens);
+    } else {
+      multiply_by_descriptors<kN, kFirst>(acc, operand_descriptor(features), tokens);
+    }
+    ptx::wgmma_commit();
+  }
+
+  template <int kN, bool kFirst>
+  __device__ __forceinline__ static void multiply_by_words(float (&acc)[kN / 2],
+                                                           const FeatureWords& weights,
+                                                           uint64_t tokens) {
+    using Instruction = Wgmma<typename Types::In, kN>;
+    ptx::wgmma_fence();
+#pragma unroll
+    for (int k = 0; k < FeatureWords::kInstructions; ++k) {
+      if (kFirst && k == 0) {
+        Instruction::multiply(acc, weights.words[k], tokens);
+      } else {
+        Instruction::multiply_add(acc, weights.words[k], tokens + k * kStepB);
+      }
+    }
+  }
+
+  template <int kN, bool kFirst>
+  __device__ __forceinline__ static void multiply_by_descriptors(float (&acc)[kN / 2], uint64_t a,
+                                                                 uint64_t b) {
+    using Instruction = Wgmma<typename Types::In, kN>;
     ptx::wgmma_fence();
 #pragma unroll
     for (int k = 0; k < kRowBytes / kInstructionBytes; ++k) {
@@ -146,7 +118,6 @@ struct Consumer {
         Instruction::template multiply_add<kTransA>(acc, a + k * kStepA, b + k * kStepB);
       }
     }
-    ptx::wgmma_commit();
   }
 
   // Runs a tile of at most kN tokens and returns the next one. One k-block is

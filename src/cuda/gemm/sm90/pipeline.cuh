@@ -13,6 +13,8 @@ namespace gg::cuda::sm90 {
 inline constexpr int kWarpgroup = 128;
 inline constexpr int kFeaturesPerConsumer = 64;  // wgmma's m
 inline constexpr int kRowBytes = 128;            // of 64 elements: a row of the 128-byte swizzle
+template <typename T>
+inline constexpr int kRowElements = kRowBytes / int{sizeof(T)};
 inline constexpr int kTileRing = 2;              // tiles handed out: the running one and the next
 inline constexpr int kPieceTokens = 64;          // a piece of output: 64 tokens x 64 features
 inline constexpr int kPieceBytes = kPieceTokens * kRowBytes;

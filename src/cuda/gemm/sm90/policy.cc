@@ -59,9 +59,6 @@ std::string_view refusal(const GmmProblem& problem, const DeviceLimits& limits) 
   if (!can_load_weights(weights, WeightMajor::kK) && !can_load_weights(weights, WeightMajor::kN)) {
     return "b has no contiguous dimension whose rows lie a multiple of 16 bytes apart";
   }
-  if (is_float && !can_load_weights(weights, WeightMajor::kK)) {
-    return "b is not contiguous along K, and tf32 tensor cores read nothing else here";
-  }
   if (!has_unit_stride(out, 1)) return "out's rows are not contiguous";
   if (tokens.size(0) > kMaxExtent || tokens.size(1) > kMaxExtent || out.size(1) > kMaxExtent) {
     return "a dimension is larger than 2^30";

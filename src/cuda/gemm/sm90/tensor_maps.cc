@@ -105,13 +105,14 @@ void encode_tokens(MGroupedArgs& args, const TensorView& tokens) {
   }
 }
 
-// [E, N, K] in boxes of 128 bytes of K and all features of a tile, or of 64 features and 64 of K.
+// [E, N, K] in boxes of 128 bytes of K and all features of a tile, or of 128 bytes of features
+// and as many elements of K.
 void encode_weights(MGroupedArgs& args, const TensorView& weights, const Variant& variant) {
   const int inner = variant.major == WeightMajor::kK ? 2 : 1;
   const int outer = 3 - inner;
-  const int features = variant.tile == TileShape::kNarrow ? NarrowPolicy::kTileFeatures
-                                                          : GeneralPolicy::kTileFeatures;
-  const cuuint32_t box_rows = variant.major == WeightMajor::kK ? features : GeneralPolicy::kTileK;
+  const int features = variant.tile == TileShape::kGeneral ? GeneralPolicy::kTileFeatures
+                                                           : NarrowPolicy::kTileFeatures;
+  const cuuint32_t box_rows = variant.major == WeightMajor::kK ? features : row_elements(weights);
   const int64_t matrix = pitch_of(weights, outer, weights.size(inner)) * weights.size(outer);
   args.weights = encode<3>(
       "gmm", "b", weights,

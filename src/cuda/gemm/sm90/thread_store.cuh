@@ -74,6 +74,7 @@ struct ThreadStore {
 // fp32 output, at once: there are no registers to keep it in. Eight lanes fill a
 // 32-byte sector, so nothing is gained by way of shared memory but time.
 // Missing: a store that hides under the next tile.
+template <class Features>
 struct ThreadStoreFloat {
   using Out = float;
   static constexpr int kSteps = 0;
@@ -86,20 +87,19 @@ struct ThreadStoreFloat {
 
   template <int kN>
   __device__ __forceinline__ void take(const float (&acc)[kN / 2], const Tile& tile) {
-    const int feature = place.first_feature(tile) + place.warp * 16 + place.lane / 4;
     const int token0 = place.lane % 4 * 2;
-    float* target = static_cast<float*>(args.out) + (tile.row0 + token0) * args.out_pitch + feature;
 #pragma unroll
-    for (int c = 0; c < kN / 8; ++c) {
+    for (int i = 0; i < 2; ++i) {
+      const int feature = place.first_feature(tile) + Features::of(place.warp, place.lane, i);
+      if (feature >= args.num_n) continue;
+      float* target =
+          static_cast<float*>(args.out) + (tile.row0 + token0) * args.out_pitch + feature;
 #pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        if (feature + 8 * i >= args.num_n) continue;
-        if (token0 + 8 * c < tile.rows) target[8 * i] = acc[4 * c + 2 * i];
-        if (token0 + 8 * c + 1 < tile.rows) {
-          target[args.out_pitch + 8 * i] = acc[4 * c + 2 * i + 1];
-        }
+      for (int c = 0; c < kN / 8; ++c) {
+        if (token0 + 8 * c < tile.rows) *target = acc[4 * c + 2 * i];
+        if (token0 + 8 * c + 1 < tile.rows) target[args.out_pitch] = acc[4 * c + 2 * i + 1];
+        target += 8 * args.out_pitch;
       }
-      target += 8 * args.out_pitch;
     }
   }
 

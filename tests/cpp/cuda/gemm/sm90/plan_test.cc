@@ -185,17 +185,19 @@ TEST_F(Sm90Plans, HoldForPaddedRows) {
   EXPECT_EQ(plan(problem).path, Path::kSm90);
 }
 
-TEST_F(Sm90Plans, TakeFloat32ThatMayBeRoundedToTf32WhereWeightsLieAlongK) {
+TEST_F(Sm90Plans, TakeFloat32ThatMayBeRoundedToTf32WhicheverWayWeightsLie) {
   GmmProblem problem = problem_of(4096, 8, 1024, 512);
   for (TensorView* tensor : {&problem.tokens, &problem.weights, &problem.out}) {
     tensor->dtype = DType::kFloat32;
   }
   problem.allow_tf32 = true;
-  EXPECT_EQ(to_string(plan(problem)),
-            "gmm sm90 tile=256x128x32 small_rows=144 blocks<=132 workspace=128B");
+  const std::string expected = "gmm sm90 tile=256x128x32 small_rows=144 blocks<=132 workspace=128B";
+  EXPECT_EQ(to_string(plan(problem)), expected);
   problem.weights = transposed(bf16({8, 512, 1024}));
   problem.weights.dtype = DType::kFloat32;
-  expect_passed_over(problem, "b is not contiguous along K");
+  EXPECT_EQ(to_string(plan(problem)), expected);
+  problem.weights = view(nullptr, DType::kFloat32, {8, 1024, 512}, {512 * 1026, 1, 1026});
+  expect_passed_over(problem, "b has no contiguous dimension whose rows lie a multiple of 16");
 }
 
 TEST_F(Sm90Plans, HoldForThousandsOfGroups) {
