@@ -5,6 +5,7 @@
 #pragma once
 
 #include "base/math.h"
+#include "cuda/common/ptx.cuh"
 #include "cuda/gemm/groups.h"
 
 namespace gg::cuda {
@@ -13,10 +14,6 @@ inline constexpr unsigned kWholeWarp = 0xffffffffu;
 
 __device__ __forceinline__ int lane_index() { return threadIdx.x % 32; }
 __device__ __forceinline__ int divide_up(int a, int b) { return (a + b - 1) / b; }
-
-__device__ __forceinline__ void prefetch_l2(const void* address) {
-  asm volatile("prefetch.global.L2 [%0];" ::"l"(address));
-}
 
 // Values >= 0 over the lanes of a warp; `combine` is associative.
 template <typename Combine>
@@ -65,7 +62,7 @@ struct GroupWindow {
     constexpr int kLine = 128;
     const int64_t bytes = groups.num_groups * (groups.is_int64 ? 8 : 4);
     const int64_t offset = (lane_index() + 1) * int64_t{kLine};  // the first line is loaded at once
-    if (offset < bytes) prefetch_l2(static_cast<const char*>(groups.data) + offset);
+    if (offset < bytes) ptx::prefetch_l2(static_cast<const char*>(groups.data) + offset);
   }
 
   // What all groups come to. Sizes that reach past the T rows count in full here.
