@@ -17,9 +17,10 @@ MANY_ROWS = [1100, 0, 2100]  # 1024 and more on average: sums added in L2
 HALVES = [torch.bfloat16, torch.float16]
 
 
-@pytest.fixture(params=["narrow", "wide"])
+@pytest.fixture(params=["deep", "wide"])
 def tiles(request, device):
-    """Problems as small as these take narrow tiles forward, but wide ones where others want SMs."""
+    """Problems as small as these take narrow tiles forward, mostly with deep pipelines, but wide
+    ones where others want SMs."""
     if request.param == "wide" and device.type == "cuda":
         count = torch.cuda.get_device_properties(device).multi_processor_count
         grouped_gemm.set_num_sms(count - 1)
@@ -96,8 +97,8 @@ def test_reductions_shorter_and_longer_than_what_stores_hide_under(device, tiles
 
 
 @pytest.mark.parametrize("sizes", [[1, 1], [3, 0, 130], [16] * 9], ids=len)
-def test_fewer_tiles_than_blocks_with_garbage_in_the_scratch(device, tiles, sizes):
-    # No counters are there to be cleared.
+def test_fewer_tiles_than_blocks(device, tiles, sizes):
+    # No counters are there, nor cleared: what the allocator hands out is poisoned (conftest.py).
     a, b = random_operands(sizes, 128, 72, torch.bfloat16, device)
     for batch_sizes in (torch.tensor(sizes), torch.tensor(sizes, device=device)):
         for _ in range(2):

@@ -33,6 +33,7 @@ constexpr StoreBy kThreads = StoreBy::kThreads;
 constexpr WeightMajor kK = WeightMajor::kK;
 constexpr WeightMajor kN = WeightMajor::kN;
 constexpr TileShape kNarrow = TileShape::kNarrow;
+constexpr TileShape kDeep = TileShape::kDeep;
 
 // Every kernel there is: one for each file of inst/.
 constexpr Row kRows[] = {
@@ -53,10 +54,10 @@ constexpr Row kRows[] = {
     row<__half, kK, float, kThreads>(kFp16, kFp32),
     row<__half, kN, float, kThreads>(kFp16, kFp32),
     row<float, kK, float, kCopy>(kFp32, kFp32),  // tf32
-    row<float, kK, float, kThreads>(kFp32, kFp32),
     row<float, kN, float, kCopy>(kFp32, kFp32),
-    row<__nv_bfloat16, kK, __nv_bfloat16, kCopy, kNarrow>(kBf16, kBf16),
+    row<float, kK, float, kThreads>(kFp32, kFp32),
     row<float, kN, float, kThreads>(kFp32, kFp32),
+    row<__nv_bfloat16, kK, __nv_bfloat16, kCopy, kNarrow>(kBf16, kBf16),
     row<__nv_bfloat16, kN, __nv_bfloat16, kCopy, kNarrow>(kBf16, kBf16),
     row<__nv_bfloat16, kK, float, kCopy, kNarrow>(kBf16, kFp32),
     row<__nv_bfloat16, kN, float, kCopy, kNarrow>(kBf16, kFp32),
@@ -64,7 +65,20 @@ constexpr Row kRows[] = {
     row<__half, kN, __half, kCopy, kNarrow>(kFp16, kFp16),
     row<__half, kK, float, kCopy, kNarrow>(kFp16, kFp32),
     row<__half, kN, float, kCopy, kNarrow>(kFp16, kFp32),
+    row<__nv_bfloat16, kK, __nv_bfloat16, kCopy, kDeep>(kBf16, kBf16),
+    row<__nv_bfloat16, kN, __nv_bfloat16, kCopy, kDeep>(kBf16, kBf16),
+    row<__nv_bfloat16, kK, float, kCopy, kDeep>(kBf16, kFp32),
+    row<__nv_bfloat16, kN, float, kCopy, kDeep>(kBf16, kFp32),
+    row<__half, kK, __half, kCopy, kDeep>(kFp16, kFp16),
+    row<__half, kN, __half, kCopy, kDeep>(kFp16, kFp16),
+    row<__half, kK, float, kCopy, kDeep>(kFp16, kFp32),
+    row<__half, kN, float, kCopy, kDeep>(kFp16, kFp32),
 };
+
+TileShape tile_shape_of(const GmmPolicy& policy) {
+  if (policy.tile_n == GeneralPolicy::kTileFeatures) return TileShape::kGeneral;
+  return policy.stages == DeepPolicy::kStages ? TileShape::kDeep : TileShape::kNarrow;
+}
 
 Launch launcher_of(const Variant& variant) {
   for (const Row& row : kRows) {
@@ -79,7 +93,7 @@ bool is_built() { return true; }
 
 void gmm(const GmmPlan& plan, const GmmProblem& problem, Workspace workspace, Stream stream) {
   Variant variant = variant_of(problem);
-  if (plan.policy.tile_n == NarrowPolicy::kTileFeatures) variant.tile = TileShape::kNarrow;
+  variant.tile = tile_shape_of(plan.policy);
   MGroupedArgs args{};
   args.out = problem.out.data;
   args.out_pitch = pitch_of(problem.out, 0, problem.out.size(1));

@@ -23,13 +23,14 @@ using EpilogueOf =
 template <typename In, TileShape kTile>
 using PolicyOf = std::conditional_t<
     std::is_same_v<In, float>, Tf32Policy,
-    std::conditional_t<kTile == TileShape::kNarrow, NarrowPolicy, GeneralPolicy>>;
+    std::conditional_t<kTile == TileShape::kGeneral, GeneralPolicy,
+                       std::conditional_t<kTile == TileShape::kNarrow, NarrowPolicy, DeepPolicy>>>;
 
 template <typename In, WeightMajor kMajor, typename Out, StoreBy kStore, TileShape kTile>
 void launch_m_grouped(const MGroupedArgs& args, unsigned num_blocks, cudaStream_t stream) {
   using Policy = PolicyOf<In, kTile>;
-  using Memory = Shared<Policy>;
   using Types = OperandTypes<In, kMajor>;
+  using Memory = Shared<Policy>;
   static_assert(sizeof(Memory) <= Policy::kSharedBytes);
   const auto kernel = m_grouped_gemm<Policy, Types, EpilogueOf<Policy, Types, Out, kStore>>;
   launch("gmm", kernel, {num_blocks, kThreadsOf<Policy>, sizeof(Memory), /*dependent=*/true},

@@ -22,6 +22,16 @@ int tile_k_of(DType operands) {
   return operands == DType::kFloat32 ? Tf32Policy::kTileK : GeneralPolicy::kTileK;
 }
 
+// Where all groups have the same size.
+template <class Policy>
+int64_t likely_num_tiles(const GmmProblem& problem) {
+  const int64_t num_groups =
+      base::max(1, base::min(problem.groups.num_groups, problem.out.size(0)));
+  const int64_t rows = base::ceil_div(problem.out.size(0), num_groups);
+  return num_groups * base::ceil_div(rows, Policy::kTileTokens) *
+         base::ceil_div(problem.out.size(1), Policy::kTileFeatures);
+}
+
 template <class Policy>
 void plan_with(GmmPlan& plan, const GmmProblem& problem, const DeviceLimits& limits) {
   plan.policy.tile_m = Policy::kTileTokens;
@@ -77,13 +87,19 @@ Variant variant_of(const GmmProblem& problem) {
   return variant;
 }
 
-bool is_narrow(const GmmProblem& problem, const DeviceLimits& limits) {
+TileShape tile_shape_for(const GmmProblem& problem, const DeviceLimits& limits) {
   constexpr int64_t kFewRows = 64;  // a group, on average
-  if (problem.tokens.dtype == DType::kFloat32) return false;
-  if (variant_of(problem).store != StoreBy::kCopyEngine) return false;
-  if (limits.is_shared) return false;  // twice as many blocks would spread over twice as many
-  return problem.out.size(0) <= kFewRows * problem.groups.num_groups ||
-         max_num_tiles<GeneralPolicy>(problem) <= limits.num_sms;
+  const int64_t num_rows = problem.out.size(0);
+  const int64_t num_groups = problem.groups.num_groups;
+  if (problem.tokens.dtype == DType::kFloat32) return TileShape::kGeneral;
+  if (variant_of(problem).store != StoreBy::kCopyEngine) return TileShape::kGeneral;
+  // Where others are to have multiprocessors: twice as many blocks would spread over twice as many.
+  if (limits.is_shared) return TileShape::kGeneral;
+  if (num_rows > kFewRows * num_groups && max_num_tiles<GeneralPolicy>(problem) > limits.num_sms) {
+    return TileShape::kGeneral;
+  }
+  return likely_num_tiles<NarrowPolicy>(problem) > limits.num_sms ? TileShape::kNarrow
+                                                                  : TileShape::kDeep;
 }
 
 bool halves_last_wave(int64_t num_groups) { return num_groups <= kManyGroups; }
@@ -108,11 +124,14 @@ void plan_blocks(GmmPlan& plan, int64_t max_tiles, int64_t max_blocks, const Gro
 void plan_gmm(GmmPlan& plan, const GmmProblem& problem, const DeviceLimits& limits) {
   plan.policy.tile_k = tile_k_of(problem.tokens.dtype);
   plan.policy.equal_tiles = needs_equal_tiles(problem.tokens.size(1));
-  if (is_narrow(problem, limits)) {
-    plan_with<NarrowPolicy>(plan, problem, limits);
-  } else {
-    plan.policy.small_rows = small_rows_for(problem.tokens.size(0), problem.groups.num_groups);
-    plan_with<GeneralPolicy>(plan, problem, limits);
+  switch (tile_shape_for(problem, limits)) {
+    case TileShape::kNarrow: return plan_with<NarrowPolicy>(plan, problem, limits);
+    case TileShape::kDeep:
+      plan.policy.stages = DeepPolicy::kStages;
+      return plan_with<DeepPolicy>(plan, problem, limits);
+    case TileShape::kGeneral:
+      plan.policy.small_rows = small_rows_for(problem.tokens.size(0), problem.groups.num_groups);
+      return plan_with<GeneralPolicy>(plan, problem, limits);
   }
 }
 

@@ -13,7 +13,6 @@ namespace gg::cuda::sm90 {
 // 128 output features x at most 256 tokens.
 // H200, 2026-11-22, gemm_m prototype, geometric mean of 22 cells: 256
 // features x 128 tokens 1.7 % slower, 3 stages or 128 x 192 5 %, steps of 32 tokens 1 %.
-// Groups of a few rows reach 0.91-1.03 of the weights' bytes at copy speed with it.
 // Shared memory bounds it at n / (64 + 0.75 n) for tiles of n tokens; 192 features x at most 192
 // tokens, which fit N = 2880, would be bound no higher (benchmarks/NOTES.md, "What bounds a tile").
 struct GeneralPolicy {
@@ -38,13 +37,22 @@ struct GeneralPolicy {
 };
 
 // 64 x at most 128, two blocks a multiprocessor: where wide tiles would be few, or wait for
-// weights more than they multiply. is_narrow() below says where.
+// weights more than they multiply. tile_shape_for() below says where.
 struct NarrowPolicy : GeneralPolicy {
   static constexpr int kConsumers = 1;
   static constexpr int kTileFeatures = 64 * kConsumers;
   static constexpr int kTileTokens = 128;
   static constexpr int kBlocksPerSm = 2;
   static constexpr int kConsumerRegisters = 216;  // 128 * (40 + 216) = 32768
+  static constexpr int64_t kSharedBytes =
+      kStages * (kTileFeatures + kTileTokens) * kTileK * 2 + 16 * 1024 + 1024;
+};
+
+// The same by one block with twice the stages: where there is not even one narrow tile for each
+// multiprocessor, what counts is how much a block has on its way.
+struct DeepPolicy : NarrowPolicy {
+  static constexpr int kStages = 8;
+  static constexpr int kBlocksPerSm = 1;
   static constexpr int64_t kSharedBytes =
       kStages * (kTileFeatures + kTileTokens) * kTileK * 2 + 16 * 1024 + 1024;
 };
@@ -61,7 +69,7 @@ enum class WeightMajor { kK, kN };
 // where its rows are no multiples of 16 bytes.
 enum class StoreBy { kCopyEngine, kThreads };
 
-enum class TileShape { kGeneral, kNarrow };
+enum class TileShape { kGeneral, kNarrow, kDeep };
 
 // What picks the kernel.
 struct Variant {
@@ -81,11 +89,11 @@ std::string_view refusal(const GmmProblem& problem, const DeviceLimits& limits);
 // For a problem that is not refused, as far as the operands decide; the plan knows the tile.
 Variant variant_of(const GmmProblem& problem);
 
-// Whether a problem that is not refused takes NarrowPolicy: groups of a few rows, or so few tiles
-// that wide ones would not fill the GPU. H200, 2026-11-29, 16 to 256 groups, cold, against wide
-// tiles: 1 to 32 rows a group 1.02 to 1.30 times as fast, 64 rows 1.00 to 1.29, 128 rows 0.82 to
-// 1.22; at most as many wide tiles as multiprocessors 1.1 to 1.5.
-bool is_narrow(const GmmProblem& problem, const DeviceLimits& limits);
+// The policy of a problem that is not refused. Narrow: groups of a few rows, or so few tiles that
+// wide ones would not fill the GPU; deep: that not even narrow ones do. H200, 2026-11-29, 16 to 256
+// groups, cold, against wide tiles: 1 to 32 rows a group 1.02 to 1.30 times as fast, 64 rows 1.00
+// to 1.29, 128 rows 0.82 to 1.22; at most as many wide tiles as multiprocessors 1.1 to 1.5.
+TileShape tile_shape_for(const GmmProblem& problem, const DeviceLimits& limits);
 
 // Groups of at most so many rows are bound by the bytes of their weights, larger ones by
 // their products: where both may occur, they run side by side. 0 where the mean group

@@ -9,7 +9,7 @@
 namespace gg::test {
 namespace {
 
-enum class Tiles { kGeneral, kNarrow };
+enum class Tiles { kGeneral, kNarrow, kDeep };
 
 struct Wave {
   const char* name;
@@ -20,7 +20,7 @@ struct Wave {
 };
 void PrintTo(const Wave& wave, std::ostream* out) { *out << wave.name; }
 
-// General tiles have 128 features and at most 256 tokens, narrow ones 64 and 128.
+// General tiles have 128 features and at most 256 tokens, narrow and deep ones 64 and 128.
 const Wave kWaves[] = {
     {"LessThanOne", 8, {256}, 384},                     // 3 tiles: 2 halves each
     {"LessThanOneOfShortTiles", 8, {70, 17}, 128},      // halves of 64 and 6 rows; of 17 and none
@@ -32,9 +32,12 @@ const Wave kWaves[] = {
     {"TwoClasses", 6, {400, 3, 300, 90, 0, 144, 145, 610, 1}, 264},
     {"OnlySmallGroups", 6, {16, 3, 100, 90, 0, 144, 5, 61, 1}, 264},
     {"OfNarrowTiles", 3, {129, 3, 0, 64, 65, 1, 17, 130, 5}, 136, Tiles::kNarrow},
-    {"OfNarrowHalvesWithoutRows", 12, {50, 50, 50, 51}, 40, Tiles::kNarrow},
-    {"LessThanOneOfNarrowTiles", 40, {128, 90, 1, 257}, 192, Tiles::kNarrow},
+    {"OfNarrowHalvesWithoutRows", 3, {50, 50, 50, 51}, 40, Tiles::kNarrow},
+    {"LessThanOneOfNarrowTiles", 11, {128, 90, 1, 257}, 192, Tiles::kNarrow},
     {"OneBlockOfNarrowTiles", 1, {1, 2, 200, 31, 33, 7, 0, 100}, 72, Tiles::kNarrow},
+    {"OfDeepHalvesWithoutRows", 12, {50, 50, 50, 51}, 40, Tiles::kDeep},
+    {"LessThanOneOfDeepTiles", 40, {128, 90, 1, 257}, 192, Tiles::kDeep},
+    {"MoreDeepTilesThanBlocks", 8, {1000, 1, 1, 1}, 64, Tiles::kDeep},
 };
 
 // Shorter and longer than what a tile has left to store when the next one begins.
@@ -48,10 +51,10 @@ class Sm90Waves : public OnDeviceWith<Wave> {
     target_ = Target::cuda(0);
     if (target_.limits.compute_capability != 90) GTEST_SKIP() << "needs compute capability 9.0";
     target_.force_path = Path::kSm90;
-    if (GetParam().tiles == Tiles::kNarrow) {
-      target_.limits.num_sms = GetParam().num_sms;
-    } else {
+    if (GetParam().tiles == Tiles::kGeneral) {
       target_.max_sms = GetParam().num_sms;  // of more: narrow tiles do not serve
+    } else {
+      target_.limits.num_sms = GetParam().num_sms;
     }
   }
   const Target& target() const { return target_; }
@@ -63,7 +66,7 @@ class Sm90Waves : public OnDeviceWith<Wave> {
 INSTANTIATE_TEST_SUITE_P(, Sm90Waves, testing::ValuesIn(kWaves),
                          [](const auto& info) { return std::string(info.param.name); });
 
-void expect_multiplied(const GmmCase& gmm, bool on_host, const Target& target, int64_t tile_n) {
+void expect_multiplied(const GmmCase& gmm, bool on_host, const Target& target, Tiles tiles) {
   DeviceTensor tokens(gmm.tokens), weights(gmm.weights), sizes(gmm.groups), out(gmm.out);
   const TensorView values = on_host ? gmm.groups.view() : sizes.view();
   const GmmPlan plan =
@@ -72,12 +75,12 @@ void expect_multiplied(const GmmCase& gmm, bool on_host, const Target& target, i
                                .groups = groups_of(values, gmm.kind.cumulative, on_host),
                                .out = out.view()},
                     target);
-  EXPECT_EQ(plan.policy.tile_n, tile_n);
+  EXPECT_EQ(plan.policy.tile_n, tiles == Tiles::kGeneral ? 128 : 64);
+  EXPECT_EQ(plan.policy.stages, tiles == Tiles::kDeep ? 8 : 0);
   EXPECT_TRUE(is_close(out.download(), gmm.expected()));
 }
 
 TEST_P(Sm90Waves, AreMultipliedWhole) {
-  const int64_t tile_n = GetParam().tiles == Tiles::kNarrow ? 64 : 128;
   for (int64_t k : kReductions) {
     for (Layout weights : {Layout::kPlain, Layout::kTransposed}) {
       for (DType out_dtype : {DType::kBFloat16, DType::kFloat32}) {
@@ -88,7 +91,7 @@ TEST_P(Sm90Waves, AreMultipliedWhole) {
         gmm.weights =
             laid_out(DType::kBFloat16, {gmm.weights.size(0), gmm.weights.size(1), k}, weights);
         fill_random(gmm.weights, 2);
-        expect_multiplied(gmm, weights == Layout::kPlain, target(), tile_n);
+        expect_multiplied(gmm, weights == Layout::kPlain, target(), GetParam().tiles);
       }
     }
   }

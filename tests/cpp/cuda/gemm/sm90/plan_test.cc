@@ -141,11 +141,21 @@ TEST_F(Sm90Plans, TakeNarrowTilesWhereWideOnesWouldBeFew) {
   EXPECT_EQ(plan(problem_of(512, 2, 33 * 128 + 8, 1024)).policy.tile_n, 128);
 }
 
+TEST_F(Sm90Plans, TakeDeepPipelinesWhereNarrowTilesAreFew) {
+  EXPECT_EQ(to_string(plan(problem_of(4 * 64, 4, 33 * 64, 4096))),
+            "gmm sm90 tile=128x64x64 stages=8 blocks<=132 workspace=128B");
+  EXPECT_EQ(plan(problem_of(4 * 64, 4, 33 * 64 + 8, 4096)).policy.stages, 0);
+  EXPECT_EQ(plan(problem_of(256, 1, 66 * 64, 4096)).policy.stages, 8);  // two tiles of tokens
+  EXPECT_EQ(plan(problem_of(257, 1, 66 * 64, 4096)).policy.stages, 0);
+  EXPECT_EQ(plan(problem_of(132, 4096, 64, 4096)).policy.stages, 8);  // a row for some groups
+  EXPECT_EQ(plan(problem_of(133, 4096, 64, 4096)).policy.stages, 0);
+}
+
 TEST_F(Sm90Plans, NeedNoCountersWhereEachBlockTakesOneTile) {
   EXPECT_EQ(to_string(plan(problem_of(512, 4, 256, 256))),
-            "gmm sm90 tile=128x64x64 blocks<=64 workspace=0B");
-  EXPECT_EQ(plan(problem_of(512, 4, 16 * 64, 256)).workspace_bytes, 0);  // 256 halves at most
-  EXPECT_EQ(plan(problem_of(512, 4, 17 * 64, 256)).workspace_bytes, 128);
+            "gmm sm90 tile=128x64x64 stages=8 blocks<=64 workspace=0B");
+  EXPECT_EQ(plan(problem_of(512, 4, 8 * 64, 256)).workspace_bytes, 0);  // 128 halves at most
+  EXPECT_EQ(plan(problem_of(512, 4, 9 * 64, 256)).workspace_bytes, 128);
   GmmProblem problem = problem_of(512, 4, 256, 256);
   const int64_t sizes[] = {128, 128, 128, 128};
   problem.groups = GroupSizes::on_host_sizes(sizes, DType::kInt64, 4);
