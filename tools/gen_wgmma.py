@@ -19,7 +19,8 @@ HEAD = """\
 // m_grouped.cuh and k_grouped.cuh.
 //
 //   multiply_add:   d += a b       multiply:  d = a b (d need not be set before)
-//   multiply_both:  keeps is 0: d = a b, else d += a b; both operands as kTransA says
+//   multiply_both, multiply_keeping:  keeps is 0: d = a b, else d += a b; the former with both
+//   operands' rows contiguous
 //
 // a is a descriptor of shared memory, or four registers of tf32.
 // kTransA: a's rows (M) are contiguous instead of its reduction dimension; 16-bit only.
@@ -89,6 +90,26 @@ def function_from_registers(name: str, n: int, constraint: str, scale_d: int) ->
 """
 
 
+def function_keeping(n: int) -> str:
+    count = n // 2
+    registers = textwrap.wrap(", ".join(f"%{i}" for i in range(count)), 84)
+    quoted = "\n".join(f'        "{line} "' for line in registers)
+    outputs = wrapped(", ".join(f'"+f"(d[{i}])' for i in range(count)), 10)
+    left = ", ".join(f"%{count + i}" for i in range(4))
+    return f"""\
+  static __device__ __forceinline__ void multiply_keeping(float (&d)[{count}],
+                                                        const uint32_t (&a)[4], uint64_t b,
+                                                        int keeps) {{
+    asm volatile("{{.reg .pred p; setp.ne.b32 p, %{count + 5}, 0; "
+        "wgmma.mma_async.sync.aligned.m64n{n}k8.f32.tf32.tf32 {{"
+{quoted}
+        "}}, {{{left}}}, %{count + 4}, p, 1, 1;}}"
+        : {outputs.lstrip()}
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(keeps));
+  }}
+"""
+
+
 def function_both(suffix: str, n: int) -> str:
     count = n // 2
     registers = textwrap.wrap(", ".join(f"%{i}" for i in range(count)), 84)
@@ -117,6 +138,8 @@ def main() -> None:
             if suffix == "tf32":
                 parts.append(function_from_registers("multiply", n, "=", 0))
                 parts.append(function_from_registers("multiply_add", n, "+", 1))
+                if n % 64 == 0:
+                    parts.append(function_keeping(n))
             elif n % 64 == 0:
                 parts.append(function_both(suffix, n))
             parts.append("};\n")

@@ -46,6 +46,35 @@ def test_operands_of_11_bits_are_multiplied_exactly(device, k, n, trans_b):
     assert_gemm_close(dw, reference.gmm_wgrad, a, dy, SIZES, wgrad_depth(SIZES), trans_b)
 
 
+@pytest.mark.parametrize("num_sms", [None, 1, 5])
+@pytest.mark.parametrize("trans_b", [False, True])
+@pytest.mark.parametrize("k, n", [(136, 264), (64, 64), (192, 36), (520, 328)])
+@pytest.mark.parametrize("accumulate", [False, True], ids=["store", "add"])
+def test_weight_gradients_of_every_width_and_many_tiles_a_block(
+    device, accumulate, k, n, trans_b, num_sms
+):
+    a, b = (as_tf32(x) for x in random_operands(SIZES, k, n, torch.float32, device, trans_b))
+    dy = as_tf32(torch.randn(a.shape[0], n).to(device))
+    a, dy = (torch.cat([x, torch.full((3, x.shape[1]), torch.nan, device=device)]) for x in (a, dy))
+    buffer = GuardedBuffer(b.shape, torch.float32, device)
+    buffer.tensor.copy_(torch.randn(b.shape) if accumulate else torch.full(b.shape, torch.nan))
+    before = buffer.tensor.clone()
+    sizes = torch.tensor(SIZES, device=device)
+    grouped_gemm.set_num_sms(num_sms)
+    try:
+        for _ in range(2):
+            out = before.clone()
+            grouped_gemm.gmm_wgrad(a, dy, sizes, trans_b, out=out, accumulate=accumulate)
+        grouped_gemm.gmm_wgrad(a, dy, sizes, trans_b, out=buffer.tensor, accumulate=accumulate)
+    finally:
+        grouped_gemm.set_num_sms(None)
+    buffer.assert_guards_intact()
+    assert_same_bits(out, buffer.tensor, "the same call again")
+    previous = before if accumulate else None
+    depth = wgrad_depth(SIZES)
+    assert_gemm_close(out, reference.gmm_wgrad, a, dy, SIZES, depth, trans_b, previous=previous)
+
+
 @pytest.mark.parametrize("trans_b", [False, True])
 def test_other_operands_lose_no_more_than_two_roundings(device, trans_b):
     a, b = random_operands(SIZES, 256, 96, torch.float32, device, trans_b, requires_grad=True)

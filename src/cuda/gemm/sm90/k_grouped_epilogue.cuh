@@ -103,13 +103,13 @@ struct FloatPairs {
   }
 };
 
-// fp32 output. 64 registers keep the last 128 columns of a tile, of which a piece of 32
-// leaves under each k-block of the next one; the columns before them leave at once.
+// fp32 output. Registers keep the last columns of a tile, 64 of them 128, of which a piece of
+// 32 leaves under each k-block of the next one; the columns before them leave at once.
 template <class Policy, bool kAddsInL2>
 struct FloatStore {
   static constexpr int kPieceColumns = 32;
   static constexpr int kPieceWords = kPieceColumns / 2;
-  static constexpr int kKeptColumns = 128;
+  static constexpr int kKeptColumns = Policy::kKeptColumns;
   static constexpr int kPieces = kKeptColumns / kPieceColumns;
   static constexpr bool kSkipsEmpty = kAddsInL2;
   static constexpr bool kFetchesOld = kAddsInL2;

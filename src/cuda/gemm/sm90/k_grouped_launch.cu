@@ -17,6 +17,10 @@ using Launch = void (*)(const KGroupedArgs&, unsigned, cudaStream_t);
 // Every kernel there is: one for each file of inst/.
 template <typename In>
 Launch launcher_of(const GmmWgradProblem& problem) {
+  if constexpr (sizeof(In) == 4) {  // tf32
+    return problem.accumulate ? launch_k_grouped<In, WgradStore::kAddFloatInL2>
+                              : launch_k_grouped<In, WgradStore::kFloat>;
+  }
   if (problem.out.dtype == DType::kFloat32) {
     if (!problem.accumulate) return launch_k_grouped<In, WgradStore::kFloat>;
     return adds_in_l2(problem) ? launch_k_grouped<In, WgradStore::kAddFloatInL2>
@@ -41,8 +45,13 @@ void gmm_wgrad(const GmmPlan& plan, const GmmWgradProblem& problem, Workspace wo
   args.out_rows = static_cast<int>(roles.left.size(1));
   args.out_columns = static_cast<int>(roles.right.size(1));
   encode_tensor_maps(args, roles, problem.out);
-  const Launch launch = problem.dy.dtype == DType::kFloat16 ? launcher_of<__half>(problem)
-                                                            : launcher_of<__nv_bfloat16>(problem);
+  const Launch launch = [&] {
+    switch (problem.dy.dtype) {
+      case DType::kFloat32: return launcher_of<float>(problem);
+      case DType::kFloat16: return launcher_of<__half>(problem);
+      default: return launcher_of<__nv_bfloat16>(problem);
+    }
+  }();
   launch(args, static_cast<unsigned>(plan.num_blocks), to_cuda(stream));
 }
 

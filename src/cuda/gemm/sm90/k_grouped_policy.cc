@@ -30,7 +30,11 @@ std::string_view refusal(const GmmWgradProblem& problem, const DeviceLimits& lim
   if (limits.shared_bytes_per_block < KGroupedWide::kSharedBytes) {
     return "the device grants a block too little shared memory";
   }
-  if (dy.dtype != DType::kBFloat16 && dy.dtype != DType::kFloat16) {
+  const bool is_float = dy.dtype == DType::kFloat32;
+  if (is_float && !problem.allow_tf32) {
+    return "the operands are float32, and it is not allowed to round them to tf32";
+  }
+  if (!is_float && dy.dtype != DType::kBFloat16 && dy.dtype != DType::kFloat16) {
     return "the operands are neither bfloat16 nor float16";
   }
   if (out.num_elements() == 0) return {};
@@ -57,7 +61,8 @@ std::string_view refusal(const GmmWgradProblem& problem, const DeviceLimits& lim
 bool adds_in_l2(const GmmWgradProblem& problem) {
   constexpr int64_t kManyRows = 1024;  // a group, on average
   return problem.accumulate && problem.out.dtype == DType::kFloat32 &&
-         problem.dy.size(0) >= kManyRows * problem.groups.num_groups;
+         (problem.dy.dtype == DType::kFloat32 ||
+          problem.dy.size(0) >= kManyRows * problem.groups.num_groups);
 }
 
 WgradRoles copied_roles_of(const GmmWgradProblem& problem) {
@@ -67,10 +72,11 @@ WgradRoles copied_roles_of(const GmmWgradProblem& problem) {
 void plan_gmm_wgrad(GmmPlan& plan, const GmmWgradProblem& problem, const DeviceLimits& limits) {
   const int64_t num_tiles =
       problem.out.num_elements() == 0 ? 0 : problem.out.size(0) * tiles_per_group(problem);
-  plan.policy = {.tile_m = KGroupedWide::kTileRows,
-                 .tile_n = static_cast<int>(tile_columns(problem)),
-                 .tile_k = KGroupedWide::kTileK,
-                 .small_rows = small_rows_for(problem.dy.size(0), problem.groups.num_groups)};
+  plan.policy = {
+      .tile_m = KGroupedWide::kTileRows,
+      .tile_n = static_cast<int>(tile_columns(problem)),
+      .tile_k = problem.dy.dtype == DType::kFloat32 ? KGroupedTf32::kTileK : KGroupedWide::kTileK,
+      .small_rows = small_rows_for(problem.dy.size(0), problem.groups.num_groups)};
   plan_blocks(plan, num_tiles, base::max(1, limits.num_sms), problem.groups);
 }
 

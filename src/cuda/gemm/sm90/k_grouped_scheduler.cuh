@@ -8,8 +8,7 @@
 
 namespace gg::cuda::sm90 {
 
-inline constexpr int kBoxFeatures = 64;  // 128 bytes: a row of the copy engine's swizzle
-inline constexpr int kWarpRows = 16;     // of a wgmma tile that one warp holds
+inline constexpr int kWarpRows = 16;  // of a wgmma tile that one warp holds
 inline constexpr int kSlabBytes = kWarpRows * kRowBytes;
 
 // A tile of out and the rows that are summed up for it.
@@ -33,9 +32,10 @@ struct alignas(1024) KGroupedShared {
   static constexpr int kStages = Policy::kStages;
   static constexpr int kConsumerWarps = 4 * Policy::kConsumers;
   static constexpr int kTileReaders = kConsumerWarps + 1 + (Policy::kHasCourier ? 1 : 0);
-  static constexpr int kBoxBytes = Policy::kTileK * kRowBytes;  // 64 features of 64 rows
-  static constexpr int kLeftBytes = Policy::kTileRows / kBoxFeatures * kBoxBytes;
-  static constexpr int kStageBytes = kLeftBytes + Policy::kTileColumns / kBoxFeatures * kBoxBytes;
+  static constexpr int kBoxBytes = Policy::kTileK * kRowBytes;
+  static constexpr int kLeftBytes = Policy::kTileRows / Policy::kBoxFeatures * kBoxBytes;
+  static constexpr int kStageBytes =
+      kLeftBytes + Policy::kTileColumns / Policy::kBoxFeatures * kBoxBytes;
 
   uint8_t stage[kStages][kStageBytes];                        // boxes of left, then of right
   uint8_t slabs[kConsumerWarps][Policy::kSlabs][kSlabBytes];  // output on its way

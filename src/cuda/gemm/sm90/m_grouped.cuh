@@ -16,6 +16,7 @@
 #pragma once
 
 #include "cuda/common/dependent_launch.cuh"
+#include "cuda/gemm/sm90/descriptors.cuh"
 #include "cuda/gemm/sm90/epilogue.cuh"
 #include "cuda/gemm/sm90/producer.cuh"
 #include "cuda/gemm/sm90/scheduler.cuh"
@@ -23,15 +24,6 @@
 #include "cuda/gemm/sm90/word_features.cuh"
 
 namespace gg::cuda::sm90 {
-
-// Descriptor of an operand of 128 bytes a row, 128-byte swizzle:
-// groups of eight rows follow each other at 1024 bytes, whichever is its major.
-__device__ __forceinline__ uint64_t operand_descriptor(uint32_t address) {
-  constexpr uint64_t kSwizzle128 = uint64_t{1} << 62;
-  constexpr uint64_t kNextEightRows = uint64_t{1024 >> 4} << 32;
-  constexpr uint64_t kUnused = uint64_t{1} << 16;
-  return kSwizzle128 | kNextEightRows | kUnused | (address & 0x3ffff) >> 4;
-}
 
 // ---- multiply -----------------------------------------------------------------------------------
 
@@ -80,7 +72,7 @@ struct Consumer {
     const uint64_t tokens = operand_descriptor(stage + Shared<Policy>::kWeightBytes);
     if constexpr (Types::kWeightsByRegisters) {
       ptx::wgmma_wait<0>();  // the k-block before has read its registers
-      FeatureWords weights;
+      FeatureWords<FeaturesByBanks> weights;
       weights.load(features, place.warp, place.lane);
       multiply_by_words<kN, kFirst>(acc, weights, tokens);
     } else {
@@ -90,13 +82,12 @@ struct Consumer {
   }
 
   template <int kN, bool kFirst>
-  __device__ __forceinline__ static void multiply_by_words(float (&acc)[kN / 2],
-                                                           const FeatureWords& weights,
-                                                           uint64_t tokens) {
+  __device__ __forceinline__ static void multiply_by_words(
+      float (&acc)[kN / 2], const FeatureWords<FeaturesByBanks>& weights, uint64_t tokens) {
     using Instruction = Wgmma<typename Types::In, kN>;
     ptx::wgmma_fence();
 #pragma unroll
-    for (int k = 0; k < FeatureWords::kInstructions; ++k) {
+    for (int k = 0; k < weights.kInstructions; ++k) {
       if (kFirst && k == 0) {
         Instruction::multiply(acc, weights.words[k], tokens);
       } else {

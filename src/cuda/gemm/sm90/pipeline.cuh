@@ -15,8 +15,8 @@ inline constexpr int kFeaturesPerConsumer = 64;  // wgmma's m
 inline constexpr int kRowBytes = 128;            // of 64 elements: a row of the 128-byte swizzle
 template <typename T>
 inline constexpr int kRowElements = kRowBytes / int{sizeof(T)};
-inline constexpr int kTileRing = 2;              // tiles handed out: the running one and the next
-inline constexpr int kPieceTokens = 64;          // a piece of output: 64 tokens x 64 features
+inline constexpr int kTileRing = 2;      // tiles handed out: the running one and the next
+inline constexpr int kPieceTokens = 64;  // a piece of output: 64 tokens x 64 features
 inline constexpr int kPieceBytes = kPieceTokens * kRowBytes;
 inline constexpr int kPieceBuffers = 2;  // one costs 1.5 % (H200, 2026-11-22, gemm_m prototype)
 using PieceBuffers = uint8_t[kPieceBuffers][kPieceBytes];  // of a consumer warpgroup

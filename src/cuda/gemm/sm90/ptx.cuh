@@ -269,7 +269,13 @@ __device__ __forceinline__ void store_word(uint32_t address, uint32_t word) {
   asm volatile("st.shared.b32 [%0], %1;" ::"r"(address), "r"(word) : "memory");
 }
 
-// st.shared.v4.b32 of zeros
+// st.shared.v4.b32
+__device__ __forceinline__ void store_4_words(uint32_t address, const uint32_t (&w)[4]) {
+  asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(w[0]), "r"(w[1]),
+               "r"(w[2]), "r"(w[3])
+               : "memory");
+}
+// The same of zeros.
 __device__ __forceinline__ void store_16_zero_bytes(uint32_t address) {
   asm volatile("st.shared.v4.b32 [%0], {%1, %1, %1, %1};" ::"r"(address), "r"(0) : "memory");
 }

@@ -138,7 +138,7 @@ void encode_out(MGroupedArgs& args, const TensorView& out) {
                               type_of(out.dtype));
 }
 
-// Token rows [T, features] in boxes of 64 features and 64 rows, of which the last
+// Token rows [T, features] in boxes of 64 features and 64 rows (of 32 bits 32), of which the last
 // `valid` are rows from `row` on and the first ones zeros, without a descriptor for
 // each group. Two dimensions walk over the rows: element (f, x, y) is feature f of row
 // x + y. A box at x = valid - 64, y = row lies outside, below zero, up to row
@@ -147,11 +147,12 @@ void encode_out(MGroupedArgs& args, const TensorView& out) {
 // before it.)
 CUtensorMap encode_group_rows(const char* name, const TensorView& tensor) {
   const cuuint64_t pitch = stride_bytes(tensor, 0, tensor.size(1));
+  const cuuint32_t rows = row_elements(tensor);  // kTileK
   return encode<3>("gmm_wgrad", name, tensor,
-                   {{size_of_dim(tensor, 1), KGroupedWide::kTileK, size_of_dim(tensor, 0)},
+                   {{size_of_dim(tensor, 1), rows, size_of_dim(tensor, 0)},
                     {pitch, pitch},
-                    {64, KGroupedWide::kTileK, 1}},
-                   type_of(tensor.dtype));
+                    {row_elements(tensor), rows, 1}},
+                   operand_type_of(tensor.dtype));
 }
 
 // Matrices [E, rows, columns], in boxes of 128 bytes of so many rows.

@@ -33,25 +33,38 @@ TEST(FeatureOrders, HaveAPlaceForEveryFeature) {
 // Of a word of 32 bits in the 128-byte swizzle, rows of 32 features.
 int bank(int row, int feature) { return (feature % 32 / 4 ^ row % 8) * 4 + feature % 4; }
 
-template <class Row>
+template <class Order, class Row>
 void expect_no_conflicts(Row row) {
   for (int warp = 0; warp < 4; ++warp) {
     for (int i = 0; i < 2; ++i) {
       std::set<int> banks;
       for (int lane = 0; lane < 32; ++lane) {
-        banks.insert(bank(row(lane), FeaturesByBanks::of(warp, lane, i)));
+        banks.insert(bank(row(lane), Order::of(warp, lane, i)));
       }
       EXPECT_EQ(banks.size(), 32u) << "warp " << warp << ", i " << i;
     }
   }
 }
 
-TEST(FeatureOrders, ByBanksReadFourStepsOfWeightsAtOnce) {
-  for (int j = 0; j < 2; ++j) expect_no_conflicts([=](int lane) { return lane % 4 + 4 * j; });
+template <class Order>
+void expect_four_steps_read_at_once() {
+  std::set<int> steps;
+  for (int j = 0; j < 2; ++j) {
+    expect_no_conflicts<Order>([=](int lane) { return Order::step(lane, j); });
+    for (int lane = 0; lane < 4; ++lane) steps.insert(Order::step(lane, j));
+  }
+  EXPECT_EQ(steps, (std::set<int>{0, 1, 2, 3, 4, 5, 6, 7}));
+}
+
+TEST(FeatureOrders, ReadFourStepsAtOnce) {
+  expect_four_steps_read_at_once<FeaturesInOrder>();
+  expect_four_steps_read_at_once<FeaturesByBanks>();
 }
 
 TEST(FeatureOrders, ByBanksWriteFourTokensOfTheOutputAtOnce) {
-  for (int j = 0; j < 2; ++j) expect_no_conflicts([=](int lane) { return lane % 4 * 2 + j; });
+  for (int j = 0; j < 2; ++j) {
+    expect_no_conflicts<FeaturesByBanks>([=](int lane) { return lane % 4 * 2 + j; });
+  }
 }
 
 }  // namespace

@@ -113,6 +113,21 @@ TEST_F(Sm90WgradPlans, TakeNarrowTilesToAddUnlessProductsDecide) {
   EXPECT_EQ(plan(4096, DType::kBFloat16, true).policy.tile_n, 192);
 }
 
+TEST_F(Sm90WgradPlans, TakeFloat32ThatMayBeRoundedToTf32) {
+  constexpr int64_t kGroups = 16, kRows = 8192;
+  GmmWgradProblem problem{.dy = view(nullptr, DType::kFloat32, {kRows, 1024}),
+                          .tokens = view(nullptr, DType::kFloat32, {kRows, 768}),
+                          .groups = GroupSizes::on_device_sizes(nullptr, DType::kInt64, kGroups),
+                          .out = view(nullptr, DType::kFloat32, {kGroups, 1024, 768})};
+  EXPECT_NE(plan_gmm_wgrad(problem, Target::cuda(kHopper)).path, Path::kSm90);
+  problem.allow_tf32 = true;
+  for (const bool accumulate : {false, true}) {
+    problem.accumulate = accumulate;
+    EXPECT_EQ(to_string(plan_gmm_wgrad(problem, Target::cuda(kHopper))),
+              "gmm_wgrad sm90 tile=128x256x32 small_rows=144 blocks<=132 workspace=128B");
+  }
+}
+
 TEST_F(Sm90WgradPlans, PrintTheirTile) {
   EXPECT_EQ(to_string(plan(512, DType::kFloat32, true)),
             "gmm_wgrad sm90 tile=128x192x64 small_rows=144 blocks<=132 workspace=128B");
