@@ -46,7 +46,7 @@ struct GmmPolicy {
   int tile_k = 0;      // reduction step
   int small_rows = 0;  // groups of at most so many rows run beside larger ones; 0: as they come
   bool equal_tiles = false;  // a group's row tiles all multiply the same length
-  int stages = 0;  // reduction steps in shared memory at once; 0: the path knows but one number
+  int stages = 0;  // reduction steps in shared memory at once; 0: as many as the path always has
 
   bool operator==(const GmmPolicy&) const = default;
 };

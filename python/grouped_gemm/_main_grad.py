@@ -10,7 +10,7 @@ from torch.autograd.function import once_differentiable
 
 from ._autograd import kept_sizes, raw
 from ._errors import speaks_for_itself
-from ._functional import _operand, _sizes
+from ._functional import _operand, _sizes, _writable
 from ._local import local
 from ._precision import allows_tf32
 
@@ -48,7 +48,7 @@ class GroupedGemmMainGrad(torch.autograd.Function):
             operand = local(weight).to(a.dtype)  # cast again rather than kept: autocast alone casts
             a_grad = raw._gmm(grad, operand, sizes, ctx.cumulative, not ctx.trans_b, None, tf32)
         if ctx.needs_input_grad[1]:
-            main_grad = local(weight.main_grad)
+            main_grad = _writable("gmm_main_grad", "main_grad", weight.main_grad)
             raw._gmm_wgrad_out(a, grad, sizes, ctx.cumulative, ctx.trans_b, main_grad, True, tf32)
             dummy = _dummy_grad(weight)
         return a_grad, dummy, None, None, None

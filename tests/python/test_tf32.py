@@ -48,7 +48,7 @@ def test_operands_of_11_bits_are_multiplied_exactly(device, k, n, trans_b):
 
 @pytest.mark.parametrize("num_sms", [None, 1, 5])
 @pytest.mark.parametrize("trans_b", [False, True])
-@pytest.mark.parametrize("k, n", [(136, 264), (64, 64), (192, 36), (520, 328)])
+@pytest.mark.parametrize("k, n", [(136, 264), (64, 64), (192, 36), (256, 1000), (512, 232)])
 @pytest.mark.parametrize("accumulate", [False, True], ids=["store", "add"])
 def test_weight_gradients_of_every_width_and_many_tiles_a_block(
     device, accumulate, k, n, trans_b, num_sms
@@ -123,12 +123,33 @@ def test_operands_are_rounded_to_nearest_and_not_cut_off(device, k, trans_b):
         assert (expected - cut_off >= bound).all(), "the bound would let cutting off pass"
 
 
-def test_nan_of_one_group_stays_there(device):
-    a, b = random_operands(SIZES, 64, 136, torch.float32, device, trans_b=True)
+@pytest.mark.parametrize("trans_b", [False, True])
+def test_nan_of_one_group_stays_there(device, trans_b):
+    a, b = random_operands(SIZES, 64, 136, torch.float32, device, trans_b)
     sizes = torch.tensor(SIZES, device=device)
-    clean = grouped_gemm.gmm(a, b, sizes, True)
+    clean = grouped_gemm.gmm(a, b, sizes, trans_b)
     a[70] = torch.nan  # the group of one row
-    poisoned = grouped_gemm.gmm(a, b, sizes, True)
+    poisoned = grouped_gemm.gmm(a, b, sizes, trans_b)
     assert poisoned[70].isnan().all()
     poisoned[70] = clean[70]
     assert_same_bits(poisoned, clean, "the other groups")
+
+
+@pytest.mark.parametrize("accumulate", [False, True], ids=["store", "add"])
+def test_infinities_around_a_group_do_not_reach_its_weight_gradient(device, accumulate):
+    rows = [70, 33, 64, 129, 1]  # those of no multiple of 32 end within their neighbours' reach
+    a, b = random_operands(rows, 136, 264, torch.float32, device)
+    dy = torch.randn(a.shape[0], 264).to(device)
+    sizes = torch.tensor(rows, device=device)
+
+    def call():
+        out = torch.ones(b.shape, device=device)
+        return grouped_gemm.gmm_wgrad(a, dy, sizes, out=out, accumulate=accumulate)
+
+    clean = call()
+    for start, end in ((0, 70), (103, 167), (296, 297)):  # groups 0, 2 and 4
+        a[start:end] = torch.nan
+        dy[start:end] = torch.inf
+    dirty = call()
+    assert dirty[::2].isnan().all()
+    assert_same_bits(dirty[1::2].contiguous(), clean[1::2].contiguous(), "the other groups")

@@ -14,6 +14,8 @@ namespace gg::cuda {
 // Where that leaves multiprocessors without a block, fewer. H200, 2026-11-29, us back to back, as
 // above and here: 64x8x2048 8.3 and 4.4, 512x2x4096 12.0 and 7.4, 512x8x2048 11.9 and 11.4, one
 // token of 4096 6.4 and 5.0.
+// NOTE: so the order in which a token's products are summed up, and the last bits of its probs'
+// gradients, follow from the number of tokens and of multiprocessors, too.
 inline int64_t vectors_of_thread(int64_t vectors_of_row, int64_t num_tokens, int64_t topk,
                                  bool dots, int64_t num_sms) {
   constexpr int64_t kThreads = 256;  // of a block

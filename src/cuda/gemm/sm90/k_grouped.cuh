@@ -8,8 +8,8 @@
 //   warps 4-11   two consumer warpgroups, 64 rows of out each: multiply, store
 //
 // Both operands lie in shared memory as the copy engine brings them, boxes of 64 token rows
-// of 64 features. wgmma reads them so, with the features as their major dimension, if they
-// have 16 bits (k_grouped_consumer.cuh); of 32 bits it does not (k_grouped_tf32_consumer.cuh).
+// of 64 features, or 32 of 32. wgmma reads them so, with the features as their major dimension, if
+// they have 16 bits (k_grouped_consumer.cuh); of 32 bits it does not (k_grouped_tf32_consumer.cuh).
 //
 // NaN or Inf of one group reaches no other: the last, partial k-block of a group holds
 // zeros instead of a neighbour's rows, in both operands (load_stage). Past the last
@@ -59,7 +59,10 @@ __global__ void __launch_bounds__(kThreadsOf<Policy>, 1)
     }
   } else {
     ptx::take_registers<kKGroupedConsumerRegisters>();
-    Consumer(shared, args, warp - kWarpgroup / 32).run();
+    // NOTE: an aggregate: made by a constructor, it cost fp32 outputs 624 bytes of spilled
+    // registers.
+    const int consumer_warp = warp - kWarpgroup / 32;
+    Consumer{{shared}, args, consumer_warp, Epilogue(args, shared, consumer_warp)}.run();
   }
 }
 

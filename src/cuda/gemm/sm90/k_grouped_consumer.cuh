@@ -21,16 +21,10 @@ struct KGroupedConsumer : KGroupedRings<KGroupedShared<Policy>> {
   using Rings::wait_full;
 
   const KGroupedArgs& args;
-  const int warpgroup;
-  const int warp;  // within the warpgroup, the same value in all its lanes
+  const int consumer_warp;
   Epilogue epilogue;
-
-  __device__ KGroupedConsumer(Memory& shared, const KGroupedArgs& args, int consumer_warp)
-      : Rings{shared},
-        args(args),
-        warpgroup(consumer_warp / 4),
-        warp(consumer_warp % 4),
-        epilogue(args, shared, consumer_warp) {}
+  const int warpgroup = consumer_warp / 4;
+  const int warp = consumer_warp % 4;  // within the warpgroup, the same value in all its lanes
 
   static constexpr int kAccumulators = Policy::kTileColumns / 2;  // of the widest tile
   static constexpr int kSteps = Policy::kTileK / 16;

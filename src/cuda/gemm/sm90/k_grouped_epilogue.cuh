@@ -1,5 +1,6 @@
-// What happens to a K-grouped tile's accumulators. An epilogue belongs to one
-// consumer warp (no warp waits for another), and k_grouped.cuh calls it in this order:
+// What happens to a K-grouped tile's accumulators. An epilogue belongs to one consumer
+// warp and waits for no other; the consumers (k_grouped_consumer.cuh,
+// k_grouped_tf32_consumer.cuh) call it in this order:
 //
 //   step(place)        under each k-block of a tile: a piece of the tile before
 //   finish()           after its last k-block: all that is left of the tile before
@@ -103,8 +104,8 @@ struct FloatPairs {
   }
 };
 
-// fp32 output. Registers keep the last columns of a tile, 64 of them 128, of which a piece of
-// 32 leaves under each k-block of the next one; the columns before them leave at once.
+// fp32 output. Registers keep the last kKeptColumns of a tile, of which a piece of 32 leaves
+// under each k-block of the next one; the columns before them leave at once.
 template <class Policy, bool kAddsInL2>
 struct FloatStore {
   static constexpr int kPieceColumns = 32;

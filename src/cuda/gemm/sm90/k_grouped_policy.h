@@ -16,7 +16,7 @@ struct KGroupedWide {
   static constexpr int kConsumers = 2;  // warpgroups, of 64 rows each
   static constexpr int kTileRows = 64 * kConsumers;
   static constexpr int kTileColumns = 256;    // at most; out's columns are cut into equal tiles
-  static constexpr int kColumnStep = 64;      // granularity of a tile's width: a box
+  static constexpr int kColumnStep = 64;      // granularity of a tile's width
   static constexpr int kTileK = 64;           // token rows in a stage
   static constexpr int kBoxFeatures = 64;     // 128 bytes: a row of the copy engine's swizzle
   static constexpr int kStages = 4;           // k-blocks in shared memory

@@ -41,7 +41,7 @@ struct alignas(1024) KGroupedShared {
   uint8_t slabs[kConsumerWarps][Policy::kSlabs][kSlabBytes];  // output on its way
   KGroupedTile tile[kTileRing];
   uint64_t full[kStages];         // the copy engine has filled the stage
-  uint64_t empty[kStages];        // every consumer warp has multiplied it
+  uint64_t empty[kStages];        // every consumer warp has multiplied it, or (tf32) copied it
   uint64_t tile_full[kTileRing];  // the scheduler has written the tile
   uint64_t tile_read[kTileRing];  // the consumers have read it, and the producer nears its end
 

@@ -33,6 +33,7 @@ struct KGroupedTf32Consumer : KGroupedRings<KGroupedTf32Shared<Policy>> {
   using Rings::shared;
   using Rings::wait_full;
 
+  const KGroupedArgs& args;
   const int warp;  // of all consumers
   Epilogue epilogue;
   int buffer = 0;  // of shared.turned
@@ -40,9 +41,6 @@ struct KGroupedTf32Consumer : KGroupedRings<KGroupedTf32Shared<Policy>> {
   static constexpr int kAccumulators = Policy::kTileColumns / 2;  // of the widest tile
   static_assert(Policy::kTileColumns / Policy::kBoxFeatures == Memory::kConsumerWarps,
                 "a warp turns a box");
-
-  __device__ KGroupedTf32Consumer(Memory& shared, const KGroupedArgs& args, int consumer_warp)
-      : Rings{shared}, warp(consumer_warp), epilogue(args, shared, consumer_warp) {}
 
   // This warp's box [32 steps][32 columns] of the right operand becomes [32 columns][32 steps],
   // the steps of each instruction in the order of FeaturesInOrder. A lane takes a column, of

@@ -112,7 +112,8 @@ struct Consumer {
   }
 
   // Runs a tile of at most kN tokens and returns the next one. One k-block is
-  // always being multiplied; what comes between two waits passes under it.
+  // always being multiplied; what comes between two waits passes under it. (Of weights that
+  // come by registers none is while they are loaded: the other warpgroup's is.)
   template <int kN>
   __device__ __forceinline__ Tile run_tile(const Tile& tile) {
     float acc[kN / 2];
@@ -187,7 +188,7 @@ struct Consumer {
 // ---- the kernel ---------------------------------------------------------------------------------
 
 template <class Policy, class Types, class Epilogue>
-__global__ void __launch_bounds__(kThreadsOf<Policy>, Policy::kBlocksPerSm)
+__global__ void __launch_bounds__(kThreadsOf<Policy>, Policy::kRegisterBlocks)
     m_grouped_gemm(const __grid_constant__ MGroupedArgs args) {
   extern __shared__ uint8_t shared_bytes[];
   Shared<Policy>& shared = *reinterpret_cast<Shared<Policy>*>(shared_bytes);

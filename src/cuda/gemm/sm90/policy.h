@@ -25,7 +25,8 @@ struct GeneralPolicy {
   static constexpr int kTokenBlock = 8;      // token tiles that pass over the features together
   static constexpr int kClaimLead = 4;       // k-blocks before its end that a tile claims the next
   static constexpr int kLeastHalfSteps = 4;  // of a tile of the last wave; less saves no time
-  static constexpr int kBlocksPerSm = 1;
+  static constexpr int kBlocksPerSm = 1;     // that are launched
+  static constexpr int kRegisterBlocks = 1;  // that registers leave room for
 
   // Of a thread; 128 * 40 + 256 * 232 <= 65536. 24 and 240 spill the producer.
   static constexpr int kProducerRegisters = 40;
@@ -43,6 +44,7 @@ struct NarrowPolicy : GeneralPolicy {
   static constexpr int kTileFeatures = 64 * kConsumers;
   static constexpr int kTileTokens = 128;
   static constexpr int kBlocksPerSm = 2;
+  static constexpr int kRegisterBlocks = 2;
   static constexpr int kConsumerRegisters = 216;  // 128 * (40 + 216) = 32768
   static constexpr int64_t kSharedBytes =
       kStages * (kTileFeatures + kTileTokens) * kTileK * 2 + 16 * 1024 + 1024;

@@ -147,8 +147,8 @@ __device__ __forceinline__ void wait_stores() {
   asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
 }
 
-// fence.proxy.async: this thread's shared-memory stores before what the copy
-// engine reads afterwards. NOTE: waits for those stores; best a while after them.
+// fence.proxy.async: this thread's shared-memory stores before what the copy engine
+// or wgmma reads afterwards. NOTE: waits for those stores; best a while after them.
 __device__ __forceinline__ void fence_proxy_async() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }

@@ -1,5 +1,5 @@
-// An operand of 32 bits whose features lie side by side: weights of dgrad, both operands of wgrad,
-// in tf32. wgmma reads such operands from shared memory along the reduction alone, so each warp
+// The left operand, of 32 bits, whose features lie side by side: weights of dgrad, and wgrad's, in
+// tf32. wgmma reads such operands from shared memory along the reduction alone, so each warp
 // brings its 16 features to registers itself.
 #pragma once
 
