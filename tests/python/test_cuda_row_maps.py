@@ -85,10 +85,10 @@ def test_calls_that_follow_each_other_without_pause_do_not_overtake(tokens):
         assert_same_bits(grad, (weights[:, None] * x[token].float()).bfloat16())
 
 
-@pytest.mark.parametrize("tokens", [1, 700, 32_768, 33_000, 270_000])
+@pytest.mark.parametrize("tokens", [1, 700, 16_384, 16_500, 33_000, 270_000])
 @pytest.mark.parametrize("hidden", [8, 5])
 def test_rows_that_no_slot_names_get_no_gradient(tokens, hidden):
-    """Maps of up to 2^17 slots and longer ones: their rows are told apart in two ways."""
+    """Maps of up to 2^16 slots and longer ones: their rows are told apart in two ways."""
     num_rows = tokens * 4 + 100_000
     rows = torch.randn(num_rows, hidden, device="cuda").bfloat16().requires_grad_()
     row_id_map = torch.randperm(num_rows, device="cuda")[: tokens * 4].int().view(4, tokens)
