@@ -3,6 +3,7 @@
 // with the CPU's bounds; outputs poisoned, buffers guarded.
 #include <gtest/gtest.h>
 
+#include "cuda/gemm/sm90/door.h"
 #include "cuda/support/device.h"
 #include "support/gmm_case.h"
 
@@ -48,6 +49,7 @@ class Sm90Waves : public OnDeviceWith<Wave> {
   void SetUp() override {
     OnDeviceWith<Wave>::SetUp();
     if (IsSkipped()) return;
+    if (!cuda::sm90::is_built()) GTEST_SKIP() << "needs a build for architecture 90a";
     target_ = Target::cuda(0);
     if (target_.limits.compute_capability != 90) GTEST_SKIP() << "needs compute capability 9.0";
     target_.force_path = Path::kSm90;
