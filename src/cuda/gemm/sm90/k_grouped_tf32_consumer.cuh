@@ -2,7 +2,7 @@
 // the reduction alone, and both lie across it. So each warp brings its part of the left one to
 // registers (word_features.cuh), and all warps together turn the right one, box by box, in shared
 // memory, while the k-block before is multiplied. Shared memory bounds that at two thirds of the
-// tensor cores' rate: it is written three times and read four times for each k-block.
+// tensor cores' rate (benchmarks/NOTES.md, "tf32 on Hopper", counts its accesses).
 #pragma once
 
 #include <type_traits>

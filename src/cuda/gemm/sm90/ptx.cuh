@@ -8,7 +8,12 @@
 
 #include <cstdint>
 
+#include "cuda/common/ptx.cuh"
+
 namespace gg::cuda::sm90::ptx {
+
+using cuda::ptx::pack;
+using cuda::ptx::unpack;
 
 // cvta.to.shared
 __device__ __forceinline__ uint32_t shared_address(const void* pointer) {
@@ -278,34 +283,6 @@ __device__ __forceinline__ void store_4_words(uint32_t address, const uint32_t (
 // The same of zeros.
 __device__ __forceinline__ void store_16_zero_bytes(uint32_t address) {
   asm volatile("st.shared.v4.b32 [%0], {%1, %1, %1, %1};" ::"r"(address), "r"(0) : "memory");
-}
-
-// cvt.rn.bf16x2.f32, cvt.rn.f16x2.f32: low ends up in the lower half.
-template <typename T>
-__device__ __forceinline__ uint32_t pack(float low, float high);
-template <>
-__device__ __forceinline__ uint32_t pack<__nv_bfloat16>(float low, float high) {
-  uint32_t pair;
-  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
-  return pair;
-}
-template <>
-__device__ __forceinline__ uint32_t pack<__half>(float low, float high) {
-  uint32_t pair;
-  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
-  return pair;
-}
-
-// The other way round.
-template <typename T>
-__device__ __forceinline__ float2 unpack(uint32_t pair);
-template <>
-__device__ __forceinline__ float2 unpack<__nv_bfloat16>(uint32_t pair) {
-  return make_float2(__uint_as_float(pair << 16), __uint_as_float(pair & 0xffff0000u));
-}
-template <>
-__device__ __forceinline__ float2 unpack<__half>(uint32_t pair) {
-  return __half22float2(reinterpret_cast<const __half2&>(pair));
 }
 
 }  // namespace gg::cuda::sm90::ptx
