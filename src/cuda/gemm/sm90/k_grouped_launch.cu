@@ -20,14 +20,14 @@ Launch launcher_of(const GmmWgradProblem& problem) {
   if constexpr (sizeof(In) == 4) {  // tf32
     return problem.accumulate ? launch_k_grouped<In, WgradStore::kAddFloatInL2>
                               : launch_k_grouped<In, WgradStore::kFloat>;
-  }
-  if (problem.out.dtype == DType::kFloat32) {
+  } else if (problem.out.dtype == DType::kFloat32) {
     if (!problem.accumulate) return launch_k_grouped<In, WgradStore::kFloat>;
     return adds_in_l2(problem) ? launch_k_grouped<In, WgradStore::kAddFloatInL2>
                                : launch_k_grouped<In, WgradStore::kAddFloat>;
+  } else {
+    return problem.accumulate ? launch_k_grouped<In, WgradStore::kAddRounded>
+                              : launch_k_grouped<In, WgradStore::kRounded>;
   }
-  return problem.accumulate ? launch_k_grouped<In, WgradStore::kAddRounded>
-                            : launch_k_grouped<In, WgradStore::kRounded>;
 }
 
 }  // namespace
