@@ -97,6 +97,44 @@ def test_probs_of_any_float_and_maps_of_any_integer(device, dtype, map_dtype, pr
     assert_close_elementwise(probs.grad, prob_grad, bound)
 
 
+@pytest.mark.parametrize("top_k", [1, 2, 3, 4, 8, 9, 17])
+@pytest.mark.parametrize("hidden", [8, 40, 512, 1280, 2880, 7168])
+@pytest.mark.parametrize("dtype", GEMM_DTYPES, ids=str)
+def test_gradients_of_rows_of_any_length_and_top_k(device, dtype, hidden, top_k):
+    x, row_id_map, probs = routed(top_k, device, hidden, dtype, drops=True)
+    x = fenced(x).requires_grad_()
+    probs.requires_grad_()
+    y = grouped_gemm.unpermute(x, row_id_map, probs)
+    grad = torch.randn(y.shape).to(dtype).to(device)
+    y.backward(fenced(grad))
+    act_grad, prob_grad = reference.unpermute_grads(grad, x, row_id_map, TOKENS, top_k, probs)
+    assert_close_elementwise(x.grad, act_grad, rounding_bound(dtype, act_grad))
+    _, magnitude = reference.unpermute_grads(grad.abs(), x.abs(), row_id_map, TOKENS, top_k)
+    bound = rounding_bound(torch.float32, prob_grad) + hidden * EPSILON32 * magnitude
+    assert_close_elementwise(probs.grad, prob_grad, bound)
+
+
+@pytest.mark.parametrize(
+    "tokens, top_k, hidden", [(4096, 4, 1032), (32768, 3, 176), (4096, 4, 1033)]
+)
+def test_gradients_without_probs_are_copies_however_many_there_are(device, tokens, top_k, hidden):
+    """More than 32 MiB of them take other kernels on CUDA."""
+    indices = random_indices(tokens, top_k, 16, device)
+    indices[torch.rand(indices.shape, device=device) < 0.1] = -1
+    x = torch.randn(tokens, hidden, device=device).bfloat16()
+    permuted, row_id_map = grouped_gemm.permute(x, indices)
+    permuted = torch.cat([permuted, permuted[:100]]).detach().requires_grad_()  # no slot's rows
+    y = grouped_gemm.moe_unpermute(permuted, row_id_map.view(top_k, tokens))
+    grad = torch.randn(y.shape, device=device).bfloat16()
+    y.backward(grad)
+    expected = torch.zeros_like(permuted)
+    rows = row_id_map.view(top_k, tokens).long()
+    for k in range(top_k):
+        kept = rows[k] >= 0
+        expected[rows[k][kept]] = grad[kept]
+    assert_same_bits(permuted.grad, expected)
+
+
 @pytest.mark.parametrize("wants", [(True, False), (False, True), (True, True)], ids=str)
 @pytest.mark.parametrize("top_k", [1, 4])
 def test_only_the_gradients_asked_for_are_given(device, top_k, wants):

@@ -16,7 +16,7 @@ inline constexpr int kMarkEntriesPerBlock = 4 * kRowThreads;
 struct EmptyRowsArgs {
   char* rows;          // [num_rows, h]
   IntegerPointer map;  // [num_entries]
-  int* entry_of_row;   // scratch [num_rows] of long maps
+  int* entry_of_row;   // scratch [num_rows] of long maps, else null
   int64_t num_entries;
   int64_t num_rows;
   int64_t row_bytes;
@@ -78,7 +78,7 @@ __global__ void __launch_bounds__(kRowThreads) mark_rows(const EmptyRowsArgs arg
   }
 }
 
-inline constexpr int kClearRowsPerThread = 2;
+inline constexpr int kClearRowsPerThread = 4;
 inline constexpr int kClearRowsPerBlock = kClearRowsPerThread * kRowThreads;
 
 // By a whole block, for the `block`-th kClearRowsPerBlock rows, after mark_rows.
@@ -112,7 +112,7 @@ __device__ inline void clear_unmarked_rows(const EmptyRowsArgs& args, int64_t bl
 // ---- both ---------------------------------------------------------------------------------------
 
 inline int64_t num_clear_blocks(const EmptyRowsArgs& args) {
-  const int rows = is_long_map(args.num_entries) ? kClearRowsPerBlock : kUnnamedRowsPerBlock;
+  const int rows = args.entry_of_row != nullptr ? kClearRowsPerBlock : kUnnamedRowsPerBlock;
   return base::ceil_div(args.num_rows, rows);
 }
 
@@ -122,6 +122,12 @@ __device__ inline void clear_empty_rows(const EmptyRowsArgs& args, int64_t block
   } else {
     clear_unmarked_rows(args, block);
   }
+}
+
+// A kernel of its own, after mark_rows.
+__global__ void __launch_bounds__(kRowThreads) clear_rows(const EmptyRowsArgs args) {
+  ptx::let_next_kernel_start();
+  clear_unmarked_rows(args, blockIdx.x);
 }
 
 }  // namespace gg::cuda

@@ -15,7 +15,7 @@ struct PermuteRowsArgs {
   const char* input;  // [T, h], rows input_pitch bytes apart
   char* output;       // [num_out, h]
   IntegerPointer row_id_map;
-  const int* num_kept;
+  const int* num_kept;   // or null: no rows of zeros
   InnerRows inner_rows;  // of the input
   int64_t input_pitch;
   int64_t row_bytes;
@@ -27,6 +27,7 @@ struct PermuteRowsArgs {
 
   // Rows from num_kept on, shared out over all rows' threads of the grid.
   __device__ __forceinline__ void clear_empty_rows(RowShape shape) const {
+    if (num_kept == nullptr) return;
     const int64_t stride = static_cast<int64_t>(gridDim.x) * shape.rows_per_block();
     int64_t row = max(*num_kept, 0) + row_of_thread(shape, blockIdx.x, num_out);
     for (; row < num_out; row += stride) {

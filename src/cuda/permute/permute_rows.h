@@ -1,4 +1,5 @@
-// The launch that moves rows by a map; permute.cu and sort_chunks.cu call it.
+// The launch that moves rows by a map; permute.cu, unpermute_bwd.cu and sort_chunks.cu
+// call it.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -21,7 +22,7 @@ struct AfterPrevious {
 };
 
 // Each row of `input` to the rows of `output` that `map` [topK, T] int32 names, and
-// zeros to the rows from *num_kept on.
+// zeros to the rows from *num_kept on, where that is not null.
 void launch_permute_rows(const char* op, const TensorView& map, const TensorView& input,
                          const TensorView& output, int vector_bytes, const int* num_kept,
                          cudaStream_t stream, AfterPrevious after = {});

@@ -37,6 +37,26 @@ __device__ __forceinline__ uint2 load8(const void* address) {
   return v;
 }
 
+// 16 bytes from global to shared memory, past L1; they are there after wait_for_copies() of
+// this thread. (cp.async.cg)
+__device__ __forceinline__ void copy_to_shared(uint4& target, const void* source) {
+#if __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(
+                   static_cast<uint32_t>(__cvta_generic_to_shared(&target))),
+               "l"(source)
+               : "memory");
+#else
+  target = load_once(source);
+#endif
+}
+
+// (cp.async.wait_all)
+__device__ __forceinline__ void wait_for_copies() {
+#if __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.wait_all;" ::: "memory");
+#endif
+}
+
 // (createpolicy)
 __device__ __forceinline__ uint64_t evict_first_policy() {
   uint64_t policy = 0;

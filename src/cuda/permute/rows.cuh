@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "base/math.h"
 #include "cuda/common/number.cuh"
 #include "cuda/permute/ptx.cuh"
 
@@ -32,14 +33,14 @@ inline RowShape row_shape(int64_t vectors_per_row, int least = 1, int threads = 
   return {width, threads};
 }
 
-// Any width up to 256: that of which the fewest threads idle, in up to four rounds of a row;
-// of equals that of fewest rounds, but `least`, over which a block spreads what it does once.
-// 66 vectors are 22 threads in three rounds, 11 rows a block.
-inline RowShape even_row_shape(int64_t vectors_per_row, int64_t least = 1) {
+// Any width up to 256, a multiple of `step`: that of which the fewest threads idle, in up to four
+// rounds of a row; of equals that of fewest rounds, but `least`, over which a block spreads what
+// it does once. 66 vectors are 22 threads in three rounds, 11 rows a block.
+inline RowShape even_row_shape(int64_t vectors_per_row, int64_t least = 1, int64_t step = 1) {
   RowShape best{kRowThreads};
-  int64_t best_rounds = (vectors_per_row + kRowThreads - 1) / kRowThreads;
+  int64_t best_rounds = base::ceil_div(vectors_per_row, kRowThreads);
   for (int64_t rounds = 1; rounds <= 4; ++rounds) {
-    const int64_t width = (vectors_per_row + rounds - 1) / rounds;
+    const int64_t width = base::round_up(base::ceil_div(vectors_per_row, rounds), step);
     if (width < 1 || width > kRowThreads) continue;
     const RowShape shape{static_cast<int>(width)};
     // Rows a round: shape.rows_per_block() / rounds, compared as fractions.
@@ -50,15 +51,6 @@ inline RowShape even_row_shape(int64_t vectors_per_row, int64_t least = 1) {
     }
   }
   return best;
-}
-
-// The same of whole warps, whose number is a power of two: of those within 1/16 of the fewest
-// idle threads the widest, since blocks are shorter then, that takes two rounds.
-inline RowShape even_warps_shape(int64_t vectors_per_row) {
-  const auto cost = [&](int64_t width) { return (vectors_per_row + width - 1) / width * width; };
-  int width = kRowThreads;
-  while (width > 32 && (cost(width) * 15 > cost(32) * 16 || width >= vectors_per_row)) width /= 2;
-  return {width};
 }
 
 // DRAM turns round between reading and writing, and a read that trickles in among

@@ -4,8 +4,8 @@
 #include "cuda/common/dependent_launch.h"
 #include "cuda/common/dispatch.h"
 #include "cuda/door.h"
+#include "cuda/permute/permute_rows.h"
 #include "cuda/permute/support.h"
-#include "cuda/permute/unpermute_bwd_policy.h"
 #include "cuda/permute/unpermute_rows_bwd.cuh"
 #include "cuda/permute/unpermute_unaligned_bwd.cuh"
 
@@ -34,40 +34,52 @@ void launch_kernel(void (*kernel)(Parameters...), UnpermuteBwdArgs args, RowShap
          stream, args, shape);
 }
 
-template <typename T>
+template <typename T, int kAtOnce>
 void launch_unaligned(const UnpermuteBwdArgs& args, cudaStream_t stream) {
   const bool dots = args.probs_grad != nullptr;
   const int64_t num_windows = base::max(1, most_whole(args.row_bytes));
-  RowShape shape = dots ? even_warps_shape(num_windows) : even_row_shape(num_windows, 2);
+  RowShape shape = dots ? even_row_shape(num_windows, 1, 32) : even_row_shape(num_windows, 2);
   shape.width = std::max(shape.width, 4);  // else slots take too much shared memory
   const int64_t apart =
       reinterpret_cast<intptr_t>(args.input) - reinterpret_cast<intptr_t>(args.input_grad);
   const bool shifts = dots && args.input_grad != nullptr &&
                       (apart | (args.input_pitch - args.row_bytes)) % kVectorBytes != 0;
-  const auto kernel = !dots    ? unpermute_unaligned_rows_bwd<T, false, false>
-                      : shifts ? unpermute_unaligned_rows_bwd<T, true, true>
-                               : unpermute_unaligned_rows_bwd<T, true, false>;
+  const auto kernel = !dots    ? unpermute_unaligned_rows_bwd<T, kAtOnce, false, false>
+                      : shifts ? unpermute_unaligned_rows_bwd<T, kAtOnce, true, true>
+                               : unpermute_unaligned_rows_bwd<T, kAtOnce, true, false>;
   launch_kernel(kernel, args, shape, stream, SharedBwd::bytes(shape.rows_per_block()));
+}
+
+// Rows have 8 threads at least, so that no thread loads two slots, and whole warps where products
+// are added up.
+RowShape aligned_shape(int64_t num_vectors, bool dots) {
+  constexpr int64_t kWarp = 32;
+  return dots || num_vectors > kWarp ? even_row_shape(num_vectors, 1, kWarp)
+                                     : row_shape(num_vectors, 8);
+}
+
+template <typename T, int kBatch, bool kDots>
+void launch_aligned(const UnpermuteBwdArgs& args, cudaStream_t stream) {
+  constexpr auto* kKernel = &unpermute_rows_bwd<T, kBatch, kDots>;
+  prefer_common_split<kKernel>(kOp);  // rows on their way lie in shared memory
+  launch_kernel(kKernel, args, aligned_shape(args.row_bytes / kVectorBytes, kDots), stream);
+}
+
+template <typename T, bool kDots>
+void launch_batches(const UnpermuteBwdArgs& args, cudaStream_t stream) {
+  if (args.topk <= 2) return launch_aligned<T, 2, kDots>(args, stream);
+  if (args.topk <= 4) return launch_aligned<T, 4, kDots>(args, stream);
+  launch_aligned<T, 8, kDots>(args, stream);
 }
 
 template <typename T>
 void launch_rows(const UnpermuteBwdArgs& args, int vector_bytes, cudaStream_t stream) {
-  if (vector_bytes < kVectorBytes) return launch_unaligned<T>(args, stream);
-  const bool dots = args.probs_grad != nullptr;
-  const int least_width = dots ? 32 : 1;
-  const int64_t num_vectors = args.row_bytes / kVectorBytes;
-  const int64_t of_thread =
-      vectors_of_thread(num_vectors, args.num_tokens, args.topk, dots, current_limits(kOp).num_sms);
-  const RowShape shape = row_shape(base::ceil_div(num_vectors, of_thread), least_width);
-  if (!dots) {
-    launch_kernel(unpermute_rows_bwd<T, 8, false>, args, shape, stream);
-  } else if (args.topk <= 2) {
-    launch_kernel(unpermute_rows_bwd<T, 2, true>, args, shape, stream);
-  } else if (args.topk <= 4) {
-    launch_kernel(unpermute_rows_bwd<T, 4, true>, args, shape, stream);
-  } else {
-    launch_kernel(unpermute_rows_bwd<T, 8, true>, args, shape, stream);
+  if (vector_bytes < kVectorBytes) {
+    return args.topk <= 2 ? launch_unaligned<T, 2>(args, stream)
+                          : launch_unaligned<T, kSharedSlots>(args, stream);
   }
+  if (args.probs_grad == nullptr) return launch_batches<T, false>(args, stream);
+  launch_batches<T, true>(args, stream);
 }
 
 void launch_marks(const EmptyRowsArgs& args, cudaStream_t stream) {
@@ -75,6 +87,32 @@ void launch_marks(const EmptyRowsArgs& args, cudaStream_t stream) {
   const int64_t num_blocks = base::max(1, base::ceil_div(args.num_entries, kMarkEntriesPerBlock));
   launch(kOp, mark_rows, {.num_blocks = num_blocks, .num_threads = kRowThreads, .dependent = true},
          stream, args);
+}
+
+// Without probs each row is copied to its slots: that is permute, whose kernels write faster.
+// H200, 2026-11-29, of copy, steady, by unpermute's: 65536x8x2048 0.87, 16384x2x4096 0.78. Below
+// kLeastCopiedBytes the second launch would cost more than that.
+bool is_permute(const UnpermuteBwdProblem& problem) {
+  constexpr int64_t kLeastCopiedBytes = 32 << 20;
+  return !problem.probs.defined() && !problem.probs_grad.defined() &&
+         problem.row_id_map.dtype == DType::kInt32 && problem.input_grad.defined() &&
+         problem.input_grad.num_elements() * size_of(problem.input_grad.dtype) >= kLeastCopiedBytes;
+}
+
+void launch_permute(const UnpermuteBwdProblem& problem, int vector_bytes,
+                    const EmptyRowsArgs& empty_rows, cudaStream_t stream) {
+  launch_permute_rows(kOp, problem.row_id_map, problem.output_grad, problem.input_grad,
+                      vector_bytes, nullptr, stream);
+  launch(
+      kOp, clear_rows,
+      {.num_blocks = num_clear_blocks(empty_rows), .num_threads = kRowThreads, .dependent = true},
+      stream, empty_rows);
+}
+
+// Marks: empty_rows.cuh.
+bool needs_marks(const UnpermuteBwdProblem& problem) {
+  return problem.input_grad.defined() &&
+         (is_long_map(problem.row_id_map.num_elements()) || is_permute(problem));
 }
 
 UnpermuteBwdArgs arguments(const UnpermuteBwdProblem& problem, Workspace workspace) {
@@ -97,9 +135,8 @@ UnpermuteBwdArgs arguments(const UnpermuteBwdProblem& problem, Workspace workspa
           .inner_input_rows = dots ? inner_rows(problem.input) : InnerRows{},
           .empty_rows = {.rows = input_grad,
                          .map = entries,
-                         .entry_of_row = is_long_map(map.num_elements())
-                                             ? static_cast<int*>(workspace.data)
-                                             : nullptr,
+                         .entry_of_row =
+                             needs_marks(problem) ? static_cast<int*>(workspace.data) : nullptr,
                          .num_entries = map.num_elements(),
                          .num_rows = num_rows,
                          .row_bytes = row_bytes},
@@ -124,7 +161,7 @@ void plan_unpermute_bwd(UnpermutePlan& plan, const UnpermuteBwdProblem& problem)
       plan.vector_bytes = std::min(plan.vector_bytes, common_vector_bytes(tensor));
     }
   }
-  if (problem.input_grad.defined() && is_long_map(problem.row_id_map.num_elements())) {
+  if (needs_marks(problem)) {
     plan.workspace_bytes = problem.input_grad.size(0) * int64_t{sizeof(int)};
   }
 }
@@ -136,6 +173,9 @@ void unpermute_bwd(const UnpermutePlan& plan, const UnpermuteBwdProblem& problem
   if (args.input_grad == nullptr && args.probs_grad == nullptr) return;
   if (args.input_grad != nullptr && args.empty_rows.entry_of_row != nullptr) {
     launch_marks(args.empty_rows, to_cuda(stream));
+  }
+  if (args.input_grad != nullptr && is_permute(problem)) {
+    return launch_permute(problem, plan.vector_bytes, args.empty_rows, to_cuda(stream));
   }
   with_number_type(kOp, problem.output_grad.dtype, [&](auto tag) {
     launch_rows<typename decltype(tag)::type>(args, plan.vector_bytes, to_cuda(stream));

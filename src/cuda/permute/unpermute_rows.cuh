@@ -45,11 +45,6 @@ struct SlotBatch {
       if (rows[j] < 0) probs[j] = 0.0f;
     }
   }
-  // Else the compiler keeps kBatch addresses across a loop, and registers spill.
-  __device__ __forceinline__ void forget_addresses() {
-#pragma unroll
-    for (int j = 0; j < kBatch; ++j) asm volatile("" : "+r"(rows[j]));
-  }
 };
 
 // Products and sums are rounded one by one, never fused, so that the CPU path

@@ -9,14 +9,6 @@ namespace gg::cuda {
 
 inline constexpr int kSharedSlots = 8;  // of a token, at a time
 
-// In flight together in a thread, and blocks on an SM. H200, 2026-11-23, e4m3 with prob
-// gradients, of copy with 4 slots and 3 blocks, 4 and 2, 2 and 4: 16384x8x1025 0.500, 0.483 and
-// 0.519, 8192x8x7167 0.543, 0.562 and 0.579. Without such gradients: not compared.
-template <bool kDots>
-inline constexpr int kSlotsAtOnce = kDots ? 2 : 4;
-template <bool kDots>
-inline constexpr int kBlocksAtOnce = kDots ? 4 : 3;
-
 // A slot's row as all threads of its token see it on the way back: worked out once for a
 // block and kept in shared memory. Addresses are those of the first whole window.
 struct alignas(16) SlotRowBwd {
@@ -119,36 +111,45 @@ __device__ __forceinline__ void write_edges(const UnpermuteBwdArgs& args, const 
   }
 }
 
-// The whole windows of kAtOnce rows, by the threads of their token.
+// The whole windows of kAtOnce rows, by the threads of their token. The input's, where they lie
+// like the gradient's, are staged: all on their way together.
 template <typename T, bool kDots, bool kShifts, int kAtOnce>
 __device__ __forceinline__ void write_whole(const UnpermuteBwdArgs& args, const SlotRowBwd* rows,
                                             int lane, int width, uint64_t policy,
                                             float (&dots)[kAtOnce]) {
+  constexpr bool kStages = kDots && !kShifts;
+  __shared__ StagedRows<kStages ? kAtOnce : 1> staged;
   const int most = static_cast<int>(args.row_bytes / kVectorBytes);
   for (int window = lane; window < most; window += width) {
     const int64_t offset = static_cast<int64_t>(window) * kVectorBytes;
-    RawWindow raw_values[kShifts ? kAtOnce : 1];
-    uint4 values[kAtOnce];
-    RawWindow raw_grads[kAtOnce];
+    if constexpr (kStages) {
 #pragma unroll
-    for (int j = 0; j < kAtOnce; ++j) {
-      if (!rows[j].has_inner(window, most)) continue;
-      const char* const input = rows[j].input + offset;
-      if constexpr (kDots && kShifts) raw_values[j] = load_raw(piece_at(input));
-      if constexpr (kDots && !kShifts) values[j] = ptx::load_once(input);
-      raw_grads[j] = load_raw(rows[j].grad + offset);
-    }
-#pragma unroll
-    for (int j = 0; j < kAtOnce; ++j) {
-      if (!rows[j].has_inner(window, most)) continue;
-      if constexpr (kDots && kShifts) {
-        values[j] = shifted(raw_values[j], Funnel::of(rows[j].input));
+      for (int j = 0; j < kAtOnce; ++j) {
+        if (rows[j].has_inner(window, most)) {
+          ptx::copy_to_shared(staged[j], rows[j].input + offset);
+        }
       }
+    }
+    RawWindow next{};  // of the gradient, which lies otherwise for each slot
+    if (rows[0].has_inner(window, most)) next = load_raw(rows[0].grad + offset);
+    if constexpr (kStages) ptx::wait_for_copies();
+#pragma unroll
+    for (int j = 0; j < kAtOnce; ++j) {
+      const RawWindow raw = next;
+      if (j + 1 < kAtOnce && rows[j + 1].has_inner(window, most)) {
+        next = load_raw(rows[j + 1].grad + offset);
+      }
+      if (!rows[j].has_inner(window, most)) continue;
       float grads[Elements<T>::kCount];
-      Elements<T>::unpack(shifted(raw_grads[j], {rows[j].funnel}), grads);
-      if constexpr (kDots) add_products<T>(dots[j], grads, values[j]);
+      Elements<T>::unpack(shifted(raw, {rows[j].funnel}), grads);
       if (args.input_grad != nullptr) {
         ptx::store_evict_first(rows[j].target + offset, scaled<T>(grads, rows[j].prob), policy);
+      }
+      if constexpr (kStages) {
+        add_products<T>(dots[j], grads, staged[j]);
+      } else if constexpr (kDots) {
+        const char* const input = rows[j].input + offset;
+        add_products<T>(dots[j], grads, shifted(load_raw(piece_at(input)), Funnel::of(input)));
       }
     }
   }
@@ -188,11 +189,18 @@ __device__ __forceinline__ void write_shared_dots(const UnpermuteBwdArgs& args,
 }
 
 // Rows of any length and address. kShifts: the input's rows lie otherwise within 16 bytes
-// than the gradient's that are written.
-template <typename T, bool kDots, bool kShifts>
-__global__ void __launch_bounds__(kRowThreads, kBlocksAtOnce<kDots>)
+// than the gradient's that are written. kAtOnce: slots that a thread takes together. H200,
+// 2026-11-29, of copy, steady, two slots in registers, and eight of which the rows are staged
+// (with topK 2 two), as much of a row at once as a block has threads for:
+//
+//   16384x8x1025 e4m3  0.531  0.608    8192x8x7167 e4m3  0.589  0.716
+//   16384x8x1025 bf16  0.623  0.722    8192x8x7167 bf16  0.679  0.745    16384x2x4095  0.697  0.716
+//
+// Staged, but with the same small pieces of more rows (64 threads for 447 windows): 0.581 at
+// 8192x8x7167 e4m3; eight slots with topK 2: 0.589.
+template <typename T, int kAtOnce, bool kDots, bool kShifts>
+__global__ void __launch_bounds__(kRowThreads, 4)
     unpermute_unaligned_rows_bwd(const UnpermuteBwdArgs args, const RowShape shape) {
-  constexpr int kAtOnce = kSlotsAtOnce<kDots>;
   extern __shared__ SlotRowBwd slot_rows_bwd[];
   ptx::let_next_kernel_start();
   const int64_t clear_block = args.clear_block();

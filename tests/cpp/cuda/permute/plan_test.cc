@@ -4,7 +4,6 @@
 #include <array>
 
 #include "cuda/permute/permute_rows_policy.h"
-#include "cuda/permute/unpermute_bwd_policy.h"
 #include "cuda/support/limits.h"
 
 namespace gg::test {
@@ -242,21 +241,6 @@ TEST(PermuteRowsPolicies, LeaveAloneWhatWasNotMeasured) {
   EXPECT_EQ(rows_policy(14336, 8, kManyTokens,
                         {.compute_capability = 80, .shared_bytes_per_block = 166912}),
             plain);
-}
-
-TEST(UnpermuteBwdPolicies, GiveAThreadFewVectorsWhereTokensAreFew) {
-  const auto vectors = [](int64_t tokens, int64_t topk, bool dots) {
-    return cuda::vectors_of_thread(256, tokens, topk, dots, kHopper.num_sms);
-  };
-  EXPECT_EQ(vectors(kManyTokens, 8, true), 4);
-  EXPECT_EQ(vectors(528, 8, true), 4);  // a block of four tokens on each of 132 multiprocessors
-  EXPECT_EQ(vectors(527, 8, true), 2);
-  EXPECT_EQ(vectors(263, 8, true), 1);
-  EXPECT_EQ(vectors(0, 8, true), 1);
-  EXPECT_EQ(vectors(kManyTokens, 2, true), 8);
-  EXPECT_EQ(vectors(1055, 2, true), 4);
-  EXPECT_EQ(vectors(kManyTokens, 2, false), 4);
-  EXPECT_EQ(vectors(kManyTokens, 8, false), 1);
 }
 
 TEST(PermuteRefuses, GpusOlderThanVolta) {
