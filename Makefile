@@ -44,20 +44,11 @@ test: $(BUILD)/installed-test  ## build everything (CUDA where nvcc is), run eve
 	$(VPY) -m pytest tests/python -q $(ARGS)
 
 # On a machine with a GPU, on libraries built anywhere: installs nothing, needs no network.
-# PATHS=sm70,sm75: once for each path, forced; all into one report. A build with
+# PATHS=sm70,sm75: once for each path, forced, side by side; all into one report. A build with
 # GG_CUDA_ARCHS=ptx has what older generations run, for a newer GPU's driver to compile.
 PATHS ?= $(or $(GG_FORCE_PATH),auto)
-comma := ,
 gpu-test:  ## run the tests on this machine's GPU, with $(PYTHON) and the libraries in $(BUILD)
-	failed=; for path in $(subst $(comma), ,$(PATHS)); do \
-	  echo "=== GG_FORCE_PATH=$$path"; export GG_FORCE_PATH=$$path; \
-	  $(PYTHON) tools/run_shards.py $(abspath $(wildcard $(BUILD)/gg_tests $(BUILD)/gg_cuda_tests)) \
-	    || failed="$$failed $$path"; \
-	  GG_LIBRARY_DIR=$(abspath $(BUILD)) PYTHONPATH=python \
-	    $(PYTHON) -m pytest tests/python -q --gpu-report $(REPORT) $(ARGS) || \
-	    failed="$$failed $$path"; \
-	done; \
-	test -z "$$failed" || { echo "failed under:$$failed"; exit 1; }
+	$(PYTHON) tools/run_paths.py --build $(BUILD) --report $(REPORT) --paths "$(PATHS)" -- $(ARGS)
 
 # The README's performance section and benchmarks/results/ come from RESULTS and nothing else.
 RESULTS ?= build/bench.json

@@ -8,6 +8,7 @@ PATHS=sm70,sm75`. conftest.py registers this plugin; tools/gpu_report_status.py 
 
 import collections
 import datetime
+import fcntl
 import hashlib
 import json
 import os
@@ -165,12 +166,16 @@ class GpuReport:
             "failures": self.failures,
         }
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            earlier = json.loads(self.path.read_text())
-        except (OSError, ValueError):
-            earlier = {}
-        contents = merged(earlier, contents, forced_path())
-        self.path.write_text(json.dumps(contents, indent=1) + "\n")
+        with open(self.path, "a+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # forced paths run side by side
+            file.seek(0)
+            try:
+                earlier = json.loads(file.read())
+            except ValueError:
+                earlier = {}
+            contents = merged(earlier, contents, forced_path())
+            file.truncate(0)
+            file.write(json.dumps(contents, indent=1) + "\n")
 
 
 def add_option(parser):
