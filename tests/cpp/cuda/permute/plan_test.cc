@@ -185,6 +185,18 @@ TEST_P(PermutePlans, OfUnpermuteNeedAWorkspaceForTheInputsGradientByALongMapOnly
   EXPECT_EQ(plan_unpermute_bwd(backward, GetParam().target()).workspace_bytes, 0);
 }
 
+TEST_P(PermutePlans, OfUnpermuteNeedAWorkspaceForManyGradientsThatAreCopies) {
+  const auto workspace_bytes = [](int64_t hidden, DType map = DType::kInt32) {
+    UnpermuteBwdProblem copies = unpermute_bwd_problem(DType::kBFloat16, hidden, 512);
+    copies.row_id_map = view(nullptr, map, {2, 512});
+    copies.probs = copies.probs_grad = copies.input = TensorView{};
+    return plan_unpermute_bwd(copies, GetParam().target()).workspace_bytes;
+  };
+  EXPECT_EQ(workspace_bytes(16384), 1024 * 4);  // 32 MiB of gradients
+  EXPECT_EQ(workspace_bytes(16383), 0);
+  EXPECT_EQ(workspace_bytes(16384, DType::kInt64), 0) << "permute has no such maps";
+}
+
 TEST_P(PermutePlans, OfUnpermuteRefuseFloat64) {
   EXPECT_TRUE(
       refuses([&] { plan_unpermute(unpermute_problem(DType::kFloat64, 8), GetParam().target()); },
