@@ -90,8 +90,9 @@ void launch_marks(const EmptyRowsArgs& args, cudaStream_t stream) {
 }
 
 // Without probs each row is copied to its slots: that is permute, whose kernels write faster.
-// H200, 2026-11-29, of copy, steady, by unpermute's: 65536x8x2048 0.87, 16384x2x4096 0.78. Below
-// kLeastCopiedBytes the second launch would cost more than that.
+// H200, 2026-11-29, of copy, steady, by unpermute's and by permute's: 65536x8x2048 0.87 and 0.92,
+// 8192x8x7168 0.86 and 0.92, 16384x2x4096 0.91 and 0.95. Two more launches cost more than that
+// where there is little to copy.
 bool is_permute(const UnpermuteBwdProblem& problem) {
   constexpr int64_t kLeastCopiedBytes = 32 << 20;
   return !problem.probs.defined() && !problem.probs_grad.defined() &&
@@ -99,6 +100,7 @@ bool is_permute(const UnpermuteBwdProblem& problem) {
          problem.input_grad.num_elements() * size_of(problem.input_grad.dtype) >= kLeastCopiedBytes;
 }
 
+// After launch_marks; each kernel may start while the one before it ends.
 void launch_permute(const UnpermuteBwdProblem& problem, int vector_bytes,
                     const EmptyRowsArgs& empty_rows, cudaStream_t stream) {
   launch_permute_rows(kOp, problem.row_id_map, problem.output_grad, problem.input_grad,
