@@ -53,7 +53,7 @@ __device__ __forceinline__ void fetch_ahead(const PermuteRowsArgs& args, int64_t
 inline constexpr int kVectorsOfThread = 2;  // of a row, in flight together, then in registers
 
 template <int kThreads>
-__global__ void __launch_bounds__(kThreads, kMostBlocks<kThreads>)
+__global__ void __launch_bounds__(kThreads, blocks_of_sm(kMostBlocks<kThreads>, kThreads))
     permute_rows(const PermuteRowsArgs args, const RowShape shape) {
   const int lane = threadIdx.x % shape.width;
   const int64_t token =

@@ -145,7 +145,7 @@ __device__ __forceinline__ void permute_piece(const PermuteRowsArgs& args, const
 
 // permute_rows for rows of any length and address, cut into `pieces` of kPieceWindows vectors;
 // a row's last vector may be one more, which falls to the first piece's warp.
-__global__ void __launch_bounds__(kRowThreads, 5)
+__global__ void __launch_bounds__(kRowThreads, blocks_of_sm(5))
     permute_unaligned_rows(const PermuteRowsArgs args, const FastDiv pieces) {
   const uint32_t warp = blockIdx.x * kWarpsPerBlock + threadIdx.x / kWarpLanes;
   const uint32_t token = pieces.quotient(warp);

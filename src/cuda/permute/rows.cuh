@@ -13,6 +13,16 @@ namespace gg::cuda {
 inline constexpr int kRowThreads = 256;
 inline constexpr int kVectorBytes = 16;
 
+// For __launch_bounds__: so many blocks on an SM, or as many as it has threads for.
+constexpr int blocks_of_sm(int blocks, int threads = kRowThreads) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ == 750
+  constexpr int kMostThreads = 1024;
+#else
+  constexpr int kMostThreads = 1536;
+#endif
+  return blocks * threads <= kMostThreads ? blocks : kMostThreads / threads;
+}
+
 // How a block is shared out: `width` threads side by side on one row, the rest on the next rows.
 struct RowShape {
   int width;

@@ -173,7 +173,8 @@ constexpr int unpermute_bwd_blocks() {
 // rows, L1 and shared memory split by default: 0.884 at 65536x8x2048. With two slots five blocks
 // instead of six: 0.915 at 16384x2x4096.
 template <typename T, int kBatch, bool kDots>
-__global__ void __launch_bounds__(kRowThreads, (unpermute_bwd_blocks<T, kBatch, kDots>()))
+__global__ void __launch_bounds__(kRowThreads,
+                                  blocks_of_sm(unpermute_bwd_blocks<T, kBatch, kDots>()))
     unpermute_rows_bwd(const UnpermuteBwdArgs args, const RowShape shape) {
   __shared__ StagedRows<1 + (kDots ? kBatch : 0)> staged;
   __shared__ Slot block_slots[kRowThreads];
