@@ -3,8 +3,8 @@
     python tools/run_paths.py --build build/ptx --report REPORT [--paths sm70,sm75] [-- PYTEST_ARGS]
 
 Several paths share the machine's GPUs, each beginning with another one; what a path printed lies in
-BUILD/gpu-test-PATH.log. One path after the other would take as long as all together: most of the
-time goes into the driver's compiler, and two processes on one GPU only take turns.
+BUILD/gpu-test-PATH.log. Side by side because most of C++'s time goes into the driver's compiler, a
+core a process (run_shards.py).
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 // Zeros for the rows of a gradient that no map entry names; some blocks of its kernel see to
 // that. Of short maps each of them reads the whole map and notes which of its rows are named:
 // no launch but the kernel's own (H200, 2026-11-29: 0.5 to 3.4 us less). Of long ones it would
-// read too much: a small kernel in front writes for every named row the entry that names it; a
-// row whose entry, looked up, does not name it is empty. So the scratch needs no clearing: what
-// lay in it before proves itself wrong, or right (Briggs and Torczon 1993).
+// read too much, and where rows are only copied their kernel has no such blocks: a small kernel in
+// front writes for every named row the entry that names it; a row whose entry, looked up, does not
+// name it is empty. So the scratch needs no clearing: what lay in it before proves itself wrong, or
+// right (Briggs and Torczon 1993).
 #pragma once
 
 #include "base/math.h"
@@ -16,7 +17,7 @@ inline constexpr int kMarkEntriesPerBlock = 4 * kRowThreads;
 struct EmptyRowsArgs {
   char* rows;          // [num_rows, h]
   IntegerPointer map;  // [num_entries]
-  int* entry_of_row;   // scratch [num_rows] of long maps, else null
+  int* entry_of_row;   // scratch [num_rows], or null: no marks
   int64_t num_entries;
   int64_t num_rows;
   int64_t row_bytes;
@@ -62,7 +63,7 @@ __device__ inline void clear_unnamed_rows(const EmptyRowsArgs& args, int64_t blo
   }
 }
 
-// ---- long maps ----------------------------------------------------------------------------------
+// ---- marks --------------------------------------------------------------------------------------
 
 __global__ void __launch_bounds__(kRowThreads) mark_rows(const EmptyRowsArgs args) {
   ptx::wait_for_previous_kernel();

@@ -23,6 +23,12 @@ void launch_kernel(const char* op, const PermuteRowsArgs& args, int64_t num_rows
   launch(op, kKernel, shape, stream, args, cut);
 }
 
+DeviceLimits current_limits(const char* op) {
+  int device = 0;
+  check(op, "tell which device is current", cudaGetDevice(&device));
+  return device_limits(device);
+}
+
 template <int kThreads>
 void launch_aligned(const char* op, const PermuteRowsArgs& args, int64_t spare_shared_bytes,
                     bool dependent, cudaStream_t stream) {

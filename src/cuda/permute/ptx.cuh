@@ -1,6 +1,6 @@
 // What the permutation asks of the memory system, one PTX instruction a
-// function. Older architectures do without what they lack: no result depends
-// on any of it.
+// function. Older architectures do without the hints that they lack, and copy
+// to shared memory through registers: no result depends on any of it.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "cuda/common/dependent_launch.cuh"
+#include "cuda/common/ptx.cuh"
 
 namespace gg::cuda::ptx {
 
@@ -41,8 +42,7 @@ __device__ __forceinline__ uint2 load8(const void* address) {
 // this thread. (cp.async.cg)
 __device__ __forceinline__ void copy_to_shared(uint4& target, const void* source) {
 #if __CUDA_ARCH__ >= 800
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(
-                   static_cast<uint32_t>(__cvta_generic_to_shared(&target))),
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(&target)),
                "l"(source)
                : "memory");
 #else

@@ -1,9 +1,7 @@
-// What the launches share.
+// What the launches of unpermute and its backward share.
 #pragma once
 
 #include "cuda/common/dispatch.h"
-#include "cuda/common/launch.h"
-#include "cuda/door.h"
 #include "cuda/permute/window.cuh"
 #include "grouped_gemm/tensor_view.h"
 
@@ -17,12 +15,6 @@ inline void require_supported_probs(const char* op, const TensorView& probs) {
   GG_REQUIRE(!probs.defined() || probs.dtype != DType::kFloat64, op,
              ": probs got dtype float64; needs float32, bfloat16 or float16 on a CUDA device; "
              "cast it");
-}
-
-inline DeviceLimits current_limits(const char* op) {
-  int device = 0;
-  check(op, "tell which device is current", cudaGetDevice(&device));
-  return device_limits(device);
 }
 
 inline InnerRows inner_rows(const TensorView& matrix) {

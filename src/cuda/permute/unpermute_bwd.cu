@@ -13,6 +13,7 @@ namespace gg::cuda {
 namespace {
 
 constexpr const char* kOp = "unpermute_bwd";
+constexpr int64_t kWarp = 32;
 
 template <typename... Parameters>
 void launch_kernel(void (*kernel)(Parameters...), UnpermuteBwdArgs args, RowShape shape,
@@ -38,7 +39,7 @@ template <typename T, int kAtOnce>
 void launch_unaligned(const UnpermuteBwdArgs& args, cudaStream_t stream) {
   const bool dots = args.probs_grad != nullptr;
   const int64_t num_windows = base::max(1, most_whole(args.row_bytes));
-  RowShape shape = dots ? even_row_shape(num_windows, 1, 32) : even_row_shape(num_windows, 2);
+  RowShape shape = dots ? even_row_shape(num_windows, 1, kWarp) : even_row_shape(num_windows, 2);
   shape.width = std::max(shape.width, 4);  // else slots take too much shared memory
   const int64_t apart =
       reinterpret_cast<intptr_t>(args.input) - reinterpret_cast<intptr_t>(args.input_grad);
@@ -53,7 +54,6 @@ void launch_unaligned(const UnpermuteBwdArgs& args, cudaStream_t stream) {
 // Rows have 8 threads at least, so that no thread loads two slots, and whole warps where products
 // are added up.
 RowShape aligned_shape(int64_t num_vectors, bool dots) {
-  constexpr int64_t kWarp = 32;
   return dots || num_vectors > kWarp ? even_row_shape(num_vectors, 1, kWarp)
                                      : row_shape(num_vectors, 8);
 }

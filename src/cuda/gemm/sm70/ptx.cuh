@@ -3,11 +3,11 @@
 
 #include <cstdint>
 
+#include "cuda/common/ptx.cuh"
+
 namespace gg::cuda::sm70 {
 
-__device__ __forceinline__ uint32_t shared_address(const void* pointer) {
-  return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
-}
+using cuda::ptx::shared_address;
 
 // ldmatrix: four 8 x 8 matrices of 16 bits; lane l gives the address of row l % 8 of matrix
 // l / 8, and gets elements (l / 4, 2 (l % 4)) and its right neighbour of each.

@@ -11,11 +11,8 @@
 namespace gg::cuda::sm80::ptx {
 
 using cuda::ptx::pack;
+using cuda::ptx::shared_address;
 using cuda::ptx::unpack;
-
-__device__ __forceinline__ uint32_t shared_address(const void* pointer) {
-  return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
-}
 
 // ---- copies -------------------------------------------------------------------------------------
 

@@ -13,12 +13,8 @@
 namespace gg::cuda::sm90::ptx {
 
 using cuda::ptx::pack;
+using cuda::ptx::shared_address;
 using cuda::ptx::unpack;
-
-// cvta.to.shared
-__device__ __forceinline__ uint32_t shared_address(const void* pointer) {
-  return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
-}
 
 // ---- mbarrier -----------------------------------------------------------------------------------
 // All with their default semantics: release on arrival and acquire on wait,
