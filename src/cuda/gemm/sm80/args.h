@@ -24,7 +24,6 @@ struct MGroupedArgs {
   int num_rows;      // T
   int num_n;
   int num_k;
-  int stages;
   bool whole_chunks;  // epilogue.cuh: Target::whole
 };
 
@@ -41,7 +40,6 @@ struct KGroupedArgs {
   int num_rows;  // T
   int out_rows;
   int out_columns;
-  int stages;
   bool whole_chunks;
   bool accumulate;
 };

@@ -23,10 +23,10 @@ struct Target {
 };
 
 // words[i] of lane q (of four) becomes words[q] of lane i. Its own inverse.
-__device__ __forceinline__ void transpose_quad(uint32_t (&words)[4]) {
+__device__ __forceinline__ void transpose_quad(int lane, uint32_t (&words)[4]) {
 #pragma unroll
   for (int bit = 1; bit < 4; bit *= 2) {
-    const bool is_high = threadIdx.x & bit;
+    const bool is_high = lane & bit;
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       if (i & bit) continue;
@@ -77,14 +77,14 @@ template <typename Out>
 struct Spread {  // 16 bits: four fragments, one for each lane
   static constexpr int kFragments = 4;
 
-  // First column of this lane's chunk in the block.
-  __device__ __forceinline__ static int column() { return threadIdx.x % 4 * 8; }
+  // First column of a lane's chunk in the block.
+  __device__ __forceinline__ static int column(int lane) { return lane % 4 * 8; }
 
   template <class Sum>
-  __device__ __forceinline__ static void spread(const Sum& sum, const uint32_t (&old)[4], bool add,
-                                                uint32_t (&words)[4]) {
+  __device__ __forceinline__ static void spread(int lane, const Sum& sum, const uint32_t (&old)[4],
+                                                bool add, uint32_t (&words)[4]) {
     uint32_t before[4] = {old[0], old[1], old[2], old[3]};
-    if (add) transpose_quad(before);
+    if (add) transpose_quad(lane, before);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       float2 value = make_float2(sum(i, 0), sum(i, 1));
@@ -94,7 +94,7 @@ struct Spread {  // 16 bits: four fragments, one for each lane
       }
       words[i] = ptx::pack<Out>(value.x, value.y);
     }
-    transpose_quad(words);
+    transpose_quad(lane, words);
   }
 };
 template <>
@@ -102,14 +102,12 @@ struct Spread<float> {  // two fragments: even lanes take halves of the first, o
                         // second
   static constexpr int kFragments = 2;
 
-  __device__ __forceinline__ static int column() {
-    return threadIdx.x % 2 * 8 + threadIdx.x / 2 % 2 * 4;
-  }
+  __device__ __forceinline__ static int column(int lane) { return lane % 2 * 8 + lane / 2 % 2 * 4; }
 
   template <class Sum>
-  __device__ __forceinline__ static void spread(const Sum& sum, const uint32_t (&old)[4], bool add,
-                                                uint32_t (&words)[4]) {
-    const bool is_odd = threadIdx.x & 1;
+  __device__ __forceinline__ static void spread(int lane, const Sum& sum, const uint32_t (&old)[4],
+                                                bool add, uint32_t (&words)[4]) {
+    const bool is_odd = lane & 1;
     float value[4];
 #pragma unroll
     for (int j = 0; j < 2; ++j) {
@@ -132,7 +130,7 @@ __device__ __forceinline__ void store_sums(const Sums<kBlocks>& sums, const Plac
                                            const Target<Out>& target) {
   constexpr int kFragments = Spread<Out>::kFragments;
   constexpr int kChunks = kWarpColumns / 8 / kFragments;
-  const int column = place.column_warp * kWarpColumns + Spread<Out>::column();
+  const int column = place.column_warp * kWarpColumns + Spread<Out>::column(place.lane);
   const auto chunk_at = [&](int f, int half, int c) {
     const int row = place.row_block(f) + half * 8 + place.lane / 4;
     const int at = column + c * kFragments * 8;
@@ -155,7 +153,7 @@ __device__ __forceinline__ void store_sums(const Sums<kBlocks>& sums, const Plac
         return sums.acc[f][c * kFragments + fragment][2 * half + j];
       };
       uint32_t words[4];
-      Spread<Out>::spread(sum, old[half][c], target.add, words);
+      Spread<Out>::spread(place.lane, sum, old[half][c], target.add, words);
       chunk_at(f, half, c).store(words);
     }
   }

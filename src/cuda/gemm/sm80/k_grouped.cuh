@@ -83,7 +83,7 @@ template <class Policy, class Types>
 __global__ void __launch_bounds__(Policy::kThreads, Policy::kBlocksPerSm)
     k_grouped_gemm(const __grid_constant__ KGroupedArgs args) {
   extern __shared__ __align__(1024) uint8_t shared_bytes[];
-  run_job(KGroupedJob<Policy, Types>{args}, args.claims, args.stages, shared_bytes);
+  run_job(KGroupedJob<Policy, Types>{args}, args.claims, shared_bytes);
 }
 
 }  // namespace gg::cuda::sm80

@@ -51,12 +51,11 @@ void gmm_wgrad(const GmmPlan& plan, const GmmWgradProblem& problem, Workspace wo
       .num_rows = static_cast<int>(problem.dy.size(0)),
       .out_rows = static_cast<int>(roles.left.size(1)),
       .out_columns = static_cast<int>(roles.right.size(1)),
-      .stages = plan.policy.stages,
       .whole_chunks = is_aligned(out, kCopyBytes) && has_good_pitch(out, roles.row_dim) &&
                       has_aligned_steps(out, 0, kCopyBytes),
       .accumulate = problem.accumulate};
   launcher_of(problem.dy.dtype, out.dtype)(
-      args, {plan.policy.tile_n, static_cast<unsigned>(plan.num_blocks), to_cuda(stream)});
+      args, {plan.policy, static_cast<unsigned>(plan.num_blocks), to_cuda(stream)});
 }
 
 }  // namespace gg::cuda::sm80

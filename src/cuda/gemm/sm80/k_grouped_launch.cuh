@@ -10,20 +10,18 @@ namespace gg::cuda::sm80 {
 template <class Policy, class Types>
 void launch_k_grouped_of(const KGroupedArgs& args, const Launch& launch) {
   const auto kernel = k_grouped_gemm<Policy, Types>;
-  const int bytes = shared_bytes_of<KGroupedJob<Policy, Types>>(args.stages);
-  allow_shared_bytes("gmm_wgrad", kernel, bytes);
-  kernel<<<launch.num_blocks, Policy::kThreads, bytes, launch.stream>>>(args);
+  constexpr int kBytes = kSharedBytes<KGroupedJob<Policy, Types>>;
+  allow_shared_bytes("gmm_wgrad", kernel, kBytes);
+  kernel<<<launch.num_blocks, Policy::kThreads, kBytes, launch.stream>>>(args);
   check_launch("gmm_wgrad");
 }
 
 template <typename In, typename Out>
 void launch_k_grouped(const KGroupedArgs& args, const Launch& launch) {
   using Types = KGroupedTypes<In, Out>;
-  if (launch.tile_columns == Wide::kTileColumns) {
-    launch_k_grouped_of<Wide, Types>(args, launch);
-  } else {
-    launch_k_grouped_of<Pair, Types>(args, launch);
-  }
+  if (launch.has<Wide>()) return launch_k_grouped_of<Wide, Types>(args, launch);
+  if (launch.has<Deep>()) return launch_k_grouped_of<Deep, Types>(args, launch);
+  launch_k_grouped_of<Pair, Types>(args, launch);
 }
 
 }  // namespace gg::cuda::sm80

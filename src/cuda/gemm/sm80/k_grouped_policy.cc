@@ -14,8 +14,11 @@ int64_t tiles_per_group(const GmmWgradProblem& problem, int tile_columns) {
          base::ceil_div(problem.out.size(roles.column_dim), tile_columns);
 }
 
-// A tile's stores are long beside its few slices: the other block multiplies meanwhile (H200,
-// 2026-11-23, bf16, TFLOP/s cold: 352 against 320).
+// Where groups are small, a tile's stores are long beside its few slices: the other block
+// multiplies meanwhile. (H200, 2026-11-30, bf16, TFLOP/s cold / steady, rows of a group: 256, Pair
+// 284 / 273, Wide 272 / 273; 512, 373 / 348 and 366 / 354; 2048, 438 / 420 and 438 / 438.)
+constexpr int64_t kFewRows = 384;
+
 Work work_of(const GmmWgradProblem& problem) {
   const auto num_tiles = [&](int columns) {
     const bool is_empty = problem.out.num_elements() == 0;
@@ -24,7 +27,7 @@ Work work_of(const GmmWgradProblem& problem) {
   return {.num_columns = problem.out.size(roles_of(problem).column_dim),
           .wide_tiles = num_tiles(Wide::kTileColumns),
           .small_tiles = num_tiles(Pair::kTileColumns),
-          .prefers_pairs = true};
+          .prefers_pairs = problem.dy.size(0) < kFewRows * problem.out.size(0)};
 }
 
 }  // namespace

@@ -75,10 +75,9 @@ void gmm(const GmmPlan& plan, const GmmProblem& problem, Workspace workspace, St
       .num_rows = static_cast<int>(tokens.size(0)),
       .num_n = static_cast<int>(weights.size(1)),
       .num_k = static_cast<int>(tokens.size(1)),
-      .stages = plan.policy.stages,
       .whole_chunks = is_aligned(problem.out, kCopyBytes) && has_good_pitch(problem.out, 0)};
-  launcher_of(variant)(
-      args, {plan.policy.tile_n, static_cast<unsigned>(plan.num_blocks), to_cuda(stream)});
+  launcher_of(variant)(args,
+                       {plan.policy, static_cast<unsigned>(plan.num_blocks), to_cuda(stream)});
 }
 
 }  // namespace gg::cuda::sm80

@@ -10,20 +10,18 @@ namespace gg::cuda::sm80 {
 template <class Policy, class Types>
 void launch_m_grouped_of(const MGroupedArgs& args, const Launch& launch) {
   const auto kernel = m_grouped_gemm<Policy, Types>;
-  const int bytes = shared_bytes_of<MGroupedJob<Policy, Types>>(args.stages);
-  allow_shared_bytes("gmm", kernel, bytes);
-  kernel<<<launch.num_blocks, Policy::kThreads, bytes, launch.stream>>>(args);
+  constexpr int kBytes = kSharedBytes<MGroupedJob<Policy, Types>>;
+  allow_shared_bytes("gmm", kernel, kBytes);
+  kernel<<<launch.num_blocks, Policy::kThreads, kBytes, launch.stream>>>(args);
   check_launch("gmm");
 }
 
 template <typename In, WeightMajor kMajor, typename Out>
 void launch_m_grouped(const MGroupedArgs& args, const Launch& launch) {
   using Types = MGroupedTypes<In, kMajor, Out>;
-  if (launch.tile_columns == Wide::kTileColumns) {
-    launch_m_grouped_of<Wide, Types>(args, launch);
-  } else {
-    launch_m_grouped_of<Pair, Types>(args, launch);
-  }
+  if (launch.has<Wide>()) return launch_m_grouped_of<Wide, Types>(args, launch);
+  if (launch.has<Deep>()) return launch_m_grouped_of<Deep, Types>(args, launch);
+  launch_m_grouped_of<Pair, Types>(args, launch);
 }
 
 }  // namespace gg::cuda::sm80

@@ -11,9 +11,14 @@ namespace gg::cuda::sm80 {
 
 // How a plan is launched.
 struct Launch {
-  int tile_columns;
+  GmmPolicy policy;
   unsigned num_blocks;
   cudaStream_t stream;
+
+  template <class TilePolicy>
+  bool has() const {
+    return policy.tile_n == TilePolicy::kTileColumns && policy.stages == TilePolicy::kStages;
+  }
 };
 
 template <typename In, WeightMajor kMajor, typename Out>

@@ -96,7 +96,7 @@ __global__ void __launch_bounds__(Policy::kThreads, Policy::kBlocksPerSm)
     m_grouped_gemm(const __grid_constant__ MGroupedArgs args) {
   extern __shared__ __align__(1024) uint8_t shared_bytes[];
   using Job = MGroupedJob<Policy, Types>;
-  const auto& shared = run_job(Job{args}, args.claims, args.stages, shared_bytes);
+  const auto& shared = run_job(Job{args}, args.claims, shared_bytes);
   __syncthreads();
   // Whoever has come to the end of the tiles has seen the end of the last group.
   zero_rows<typename Types::Out>(args, shared.window[0].last_row);

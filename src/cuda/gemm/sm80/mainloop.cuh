@@ -3,7 +3,7 @@
 // end of a tile, so that nothing but the first tile of a block waits for memory, and stores pass
 // under the next tile's loads. m_grouped.cuh and k_grouped.cuh supply a Job:
 //
-//   Policy                    Wide or Pair (policy.h)
+//   Policy                    a TilePolicy (policy.h)
 //   In, Tile, Left, Right     element type; a tile of out; layouts of the operands (operands.cuh)
 //   Window, window()          group sizes, 32 at a time (cuda/gemm/group_window.cuh)
 //   find(window, number)      a tile by its number; an end where there is no such tile
@@ -39,7 +39,9 @@ struct Mainloop {
   using Left = typename Job::Left;
   using Right = typename Job::Right;
   using Tile = typename Job::Tile;
+  static constexpr int kStages = Job::Policy::kStages;
   static constexpr int kStageBytes = stage_bytes(Job::Policy::kTileColumns);
+  static constexpr int kLookahead = kStages - 1;  // slices on their way while one is multiplied
   static constexpr int kElementsPerSlice = kSliceBytes / sizeof(typename Job::In);
   static constexpr int kPasses = Left::kPasses + Right::kPasses;
   static_assert(Left::kBytes + Right::kBytes == kStageBytes);
@@ -48,12 +50,11 @@ struct Mainloop {
   const Job& job;
   Shared<Job>& shared;
   unsigned* const claims;
-  const uint32_t stages_begin, stages_end;  // shared memory
-  const int lookahead;                      // slices on their way while one is multiplied
+  const uint32_t stages;  // shared memory
   const Place place = Place::of<Job::Policy::kThreads>(threadIdx.x);
   Left left;
   Right right;
-  uint32_t load_at, read_at;  // stages
+  uint32_t load_at, read_at;  // one of the stages
   int current = 0;            // of shared.tile
   int claimed = 0;            // lane 0 of warp 0
 
@@ -67,15 +68,15 @@ struct Mainloop {
   // Towards the end of a tile, so that an idle block can take what this one would only queue.
   // `left_over`: slices of the tile that have not been multiplied.
   __device__ __forceinline__ void look_ahead(int left_over) {
-    if (left_over > lookahead + 2) [[likely]]
+    if (left_over > kLookahead + 2) [[likely]]
       return;
-    if (left_over == lookahead + 2 && threadIdx.x == 0) {
+    if (left_over == kLookahead + 2 && threadIdx.x == 0) {
       claimed = static_cast<int>(gridDim.x + atomicAdd(claims, 1u));
     }
-    if (left_over == lookahead + 1 && threadIdx.x < 32) {
+    if (left_over == kLookahead + 1 && threadIdx.x < 32) {
       find_tile(__shfl_sync(kWholeWarp, claimed, 0), current ^ 1);
     }
-    if (left_over == lookahead) start_loads(shared.tile[current ^ 1]);
+    if (left_over == kLookahead) start_loads(shared.tile[current ^ 1]);
   }
 
   // ---- loads ----
@@ -104,7 +105,7 @@ struct Mainloop {
 
   __device__ __forceinline__ uint32_t stage_after(uint32_t stage) const {
     stage += kStageBytes;
-    return stage == stages_end ? stages_begin : stage;
+    return stage == stages + kStages * kStageBytes ? stages : stage;
   }
 
   // A slice's copies are all issued (perhaps none).
@@ -117,14 +118,9 @@ struct Mainloop {
 
   // The next slice has arrived, and all warps have read the last fragments of the one before.
   __device__ __forceinline__ void wait_slice() {
-    switch (lookahead) {
-      case kMinStages - 1: ptx::wait_copies<kMinStages - 2>(); break;
-      case kMinStages: ptx::wait_copies<kMinStages - 1>(); break;
-      default: ptx::wait_copies<kMaxStages - 2>(); break;
-    }
+    ptx::wait_copies<kLookahead - 1>();
     __syncthreads();
   }
-  static_assert(kMaxStages == kMinStages + 2, "wait_slice knows three numbers of stages");
 
   // ---- multiply ----
 
@@ -140,12 +136,12 @@ struct Mainloop {
     Right::right(read_at + Left::kBytes, place, step, fragments.right);
   }
 
-  // Back and forth, so that neighbours share an operand.
-  template <int kBlocks>
+  // Rows [kFrom, kTo). Back and forth, so that neighbours share an operand.
+  template <int kFrom, int kTo, int kBlocks>
   __device__ __forceinline__ static void multiply(const Fragments<kBlocks>& fragments,
                                                   Sums<kBlocks>& sums) {
 #pragma unroll
-    for (int f = 0; f < kBlocks; ++f) {
+    for (int f = kFrom; f < kTo; ++f) {
 #pragma unroll
       for (int i = 0; i < kWarpColumns / 8; ++i) {
         const int c = f % 2 == 0 ? i : kWarpColumns / 8 - 1 - i;
@@ -162,18 +158,19 @@ struct Mainloop {
                                                  Sums<kBlocks>& sums) {
     load_fragments(fragments[1], 1);
     load_part<0, 3>();
-    multiply(fragments[0], sums);
+    multiply<0, kBlocks>(fragments[0], sums);
     load_fragments(fragments[0], 2);
     load_part<1, 3>();
-    multiply(fragments[1], sums);
+    multiply<0, kBlocks>(fragments[1], sums);
     load_fragments(fragments[1], 3);
     load_part<2, 3>();
     finish_loads();
-    multiply(fragments[0], sums);
+    multiply<0, kBlocks>(fragments[0], sums);
+    multiply<0, 1>(fragments[1], sums);
     wait_slice();
     read_at = stage_after(read_at);
     load_fragments(fragments[0], 0);
-    multiply(fragments[1], sums);
+    multiply<1, kBlocks>(fragments[1], sums);
   }
 
   // The same without a product.
@@ -190,17 +187,19 @@ struct Mainloop {
     Fragments<kBlocks> fragments[2];
     const int slices = divide_up(job.reduction(shared.tile[current]), kElementsPerSlice);
     // Two more than are on their way: the next tile is claimed and found meanwhile.
-    const int iterations = max(slices, lookahead + 2);
+    int left_over = max(slices, kLookahead + 2);
+    const int to_pass = left_over - slices;
     load_fragments(fragments[0], 0);
-    for (int i = 0; i < iterations; ++i) {
-      look_ahead(iterations - i);
-      if (i < slices) [[likely]] {
-        multiply_slice(fragments, sums);
-      } else {
-        pass_slice();
-      }
+    for (; left_over > to_pass; --left_over) {
+      look_ahead(left_over);
+      multiply_slice(fragments, sums);
     }
-    job.store(shared.tile[current], sums, place);
+    for (; left_over > 0; --left_over) {
+      look_ahead(left_over);
+      pass_slice();
+    }
+    // A thread's place, found anew: nothing that only stores need waits in registers meanwhile.
+    job.store(shared.tile[current], sums, Place::of<Job::Policy::kThreads>(ptx::thread_index()));
   }
 
   // run_tile for the tile's rows.
@@ -219,8 +218,8 @@ struct Mainloop {
     }
     __syncthreads();
     start_loads(shared.tile[0]);
-    load_at = read_at = stages_begin;
-    for (int i = 0; i < lookahead; ++i) {
+    load_at = read_at = stages;
+    for (int i = 0; i < kLookahead; ++i) {
       load_part<0, 1>();
       finish_loads();
     }
@@ -232,20 +231,18 @@ struct Mainloop {
   }
 };
 
-// The body of a kernel with so many stages; all threads. Returns what lies behind the stages.
+// The body of a kernel; all threads. Returns what lies behind the stages.
 template <class Job>
-__device__ __forceinline__ const Shared<Job>& run_job(const Job& job, unsigned* claims, int stages,
+__device__ __forceinline__ const Shared<Job>& run_job(const Job& job, unsigned* claims,
                                                       uint8_t* shared_bytes) {
-  constexpr int kStageBytes = Mainloop<Job>::kStageBytes;
+  constexpr int kStagesBytes = Mainloop<Job>::kStages * Mainloop<Job>::kStageBytes;
   const uint32_t begin = ptx::shared_address(shared_bytes);
   if (begin % 128 != 0) __trap();  // place.h counts on it
-  auto& shared = *reinterpret_cast<Shared<Job>*>(shared_bytes + stages * kStageBytes);
+  auto& shared = *reinterpret_cast<Shared<Job>*>(shared_bytes + kStagesBytes);
   Mainloop<Job> loop{.job = job,
                      .shared = shared,
                      .claims = claims,
-                     .stages_begin = begin,
-                     .stages_end = begin + stages * kStageBytes,
-                     .lookahead = stages - 1,
+                     .stages = begin,
                      .left = {job.left_pitch()},
                      .right = {job.right_pitch()}};
   loop.run();
@@ -254,8 +251,7 @@ __device__ __forceinline__ const Shared<Job>& run_job(const Job& job, unsigned* 
 
 // Dynamic shared memory of such a kernel.
 template <class Job>
-constexpr int shared_bytes_of(int stages) {
-  return stages * Mainloop<Job>::kStageBytes + static_cast<int>(sizeof(Shared<Job>));
-}
+constexpr int kSharedBytes =
+    Mainloop<Job>::kStages * Mainloop<Job>::kStageBytes + static_cast<int>(sizeof(Shared<Job>));
 
 }  // namespace gg::cuda::sm80

@@ -13,34 +13,38 @@ inline constexpr int kSliceBytes = 128;  // of reduction: 64 elements of 16 bits
 inline constexpr int kTokenBlock = 16;   // token tiles that pass over the features together
 
 // Warps multiply 64 x 64 each, 2 along the rows: of 64 x 32 the reads of shared memory would be
-// the bound. (H200, 2026-11-23, bf16, TFLOP/s cold: Wide forward 393, wgrad 320; Pair forward 395,
-// wgrad 352; 8 warps of 64 x 32 forward 309. benchmarks/NOTES.md has what else was tried.)
+// the bound. (benchmarks/NOTES.md has what else was tried.)
 inline constexpr int kRowWarps = 2;
 inline constexpr int kWarpColumns = 64;
 
-template <int kColumns, int kBlocks>
+// kStages: slices in shared memory at once, the one that is multiplied and those on their way. A
+// constant, since a wait for the right one of several numbers is a branch in the main loop (H200,
+// 2026-11-30, bf16 forward: 410 TFLOP/s cold with it, 431 without).
+template <int kColumns, int kManyStages, int kBlocks = 1>
 struct TilePolicy {
   static constexpr int kTileColumns = kColumns;
+  static constexpr int kStages = kManyStages;
   static constexpr int kThreads = kRowWarps * (kColumns / kWarpColumns) * 32;
   static constexpr int kBlocksPerSm = kBlocks;  // that registers allow
 };
 
-// One block a multiprocessor: reads least from L2.
-using Wide = TilePolicy<256, 1>;
+// One block a multiprocessor: reads least from L2. A fourth stage brought nothing.
+using Wide = TilePolicy<256, 3>;
 
 // Two blocks where shared memory allows it, so that one multiplies while the other stores or
-// waits. One block for a block's shared memory of 99 KB (8.6, 8.9, 12.x), and for outputs too
-// small to fill the GPU with wide tiles.
-using Pair = TilePolicy<128, 2>;
+// waits. One block for a block's shared memory of 99 KB (8.6, 8.9, 12.x).
+using Pair = TilePolicy<128, 3, 2>;
 
-inline constexpr int kMinStages = 3;  // the one that is multiplied, and two on their way
-inline constexpr int kMaxStages = 5;
+// For outputs with fewer tiles than there are multiprocessors: then latency is all there is (512
+// rows, 2048 x 2048, forward: 128 TFLOP/s cold, 103 with three stages).
+using Deep = TilePolicy<128, 5>;
+
 inline constexpr int kOtherBytes = 3072;  // of shared memory besides the stages: the scheduler's
 
 constexpr int stage_bytes(int tile_columns) { return (kTileRows + tile_columns) * kSliceBytes; }
 
-// A tile's width, the slices of both operands that are in shared memory at once, and how many
-// blocks share a multiprocessor. stages == 0: not even one small tile fits.
+// A policy's tile width and stages, and how many blocks share a multiprocessor. stages == 0: none
+// fits.
 struct Shape {
   int tile_columns = 0;
   int stages = 0;

@@ -14,18 +14,23 @@ using cuda::ptx::pack;
 using cuda::ptx::shared_address;
 using cuda::ptx::unpack;
 
+// threadIdx.x, which the compiler does not remember.
+__device__ __forceinline__ int thread_index() {
+  int index;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(index));
+  return index;
+}
+
 // ---- copies -------------------------------------------------------------------------------------
 
-// cp.async.cg, global to shared, past L1; joins this thread's open group. L2 is asked for the 256
-// bytes around: a row's next slice (H200, 2026-11-23, bf16: forward 348 to 375 TFLOP/s steady,
-// wgrad 329 to 335). Where `skip`, the source is not read (it may lie anywhere) and zeros are
-// written.
+// cp.async.cg, global to shared, past L1; joins this thread's open group. Where `skip`, the source
+// is not read (it may lie anywhere) and zeros are written.
 __device__ __forceinline__ void copy_16_bytes(uint32_t target, const void* source, bool skip) {
   asm volatile(
       "{\n"
       ".reg .pred p;\n"
       "setp.ne.u32 p, %2, 0;\n"
-      "cp.async.cg.shared.global.L2::256B [%0], [%1], 16, p;\n"
+      "cp.async.cg.shared.global.L2::128B [%0], [%1], 16, p;\n"
       "}" ::"r"(target),
       "l"(source), "r"(static_cast<uint32_t>(skip))
       : "memory");

@@ -1,6 +1,6 @@
-// Path sm80 on a GPU of 8.0 or more, each row of its menu: both tile widths, every number of
-// stages and two blocks a multiprocessor (by made-up limits, which a bigger GPU holds as well),
-// both layouts of the weights, every output. Against double with the CPU's bounds; outputs
+// Path sm80 on a GPU of 8.0 or more, each row of its menu: wide, deep and small tiles, these one
+// and two to a multiprocessor (by made-up limits, which a bigger GPU holds as well), both layouts
+// of the weights, every output. Against double with the CPU's bounds; outputs
 // poisoned, buffers guarded.
 #include <gtest/gtest.h>
 
@@ -25,12 +25,10 @@ struct Grant {
   bool is_all = false;  // as if the GPU had no more multiprocessors
 };
 constexpr Grant kGrants[] = {
-    {"WideThreeStages", 166912, 1, {256, 3}, {256, 3}},
-    {"WideFourStages", 232448, 2, {256, 4}, {256, 4}},
-    {"SmallThreeStages", 101376, 2, {128, 3}, {128, 3}},
-    {"SmallFourStages", 137216, 1, {128, 4}, {128, 4}},
-    {"SmallFiveStages", 232448, 0, {128, 5}, {128, 5}},
-    {"Pairs", 232448, 1, {256, 4}, {128, 3, 2}, true},
+    {"Wide", 166912, 1, {256, 3}, {256, 3}},
+    {"OneOfAPair", 101376, 2, {128, 3}, {128, 3}},
+    {"Deep", 232448, 0, {128, 5}, {128, 5}},
+    {"Pairs", 232448, 1, {256, 3}, {128, 3, 2}, true},
 };
 void PrintTo(const Grant& grant, std::ostream* out) { *out << grant.name; }
 
