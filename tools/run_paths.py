@@ -18,11 +18,6 @@ import time
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 
-# For PyTorch's products on the CPU, with which results are compared. They are small, and several
-# threads wait for one another (test_gmm_policies.py on 2 busy cores: 23 s with one thread a
-# process, 70 s with two; idle: 9.5 and 11).
-ONE_THREAD = {"OMP_NUM_THREADS": "1"}
-
 
 def num_gpus() -> int:
     query = "import torch; print(torch.cuda.device_count())"
@@ -32,7 +27,7 @@ def num_gpus() -> int:
 
 def environment(build: pathlib.Path, path: str = "auto") -> dict[str, str]:
     settings = {"GG_LIBRARY_DIR": str(build), "PYTHONPATH": "python", "GG_FORCE_PATH": path}
-    return {**ONE_THREAD, **os.environ, **settings}
+    return {**os.environ, **settings}
 
 
 def gpus_from(turn: int, num_gpus: int) -> dict[str, str]:

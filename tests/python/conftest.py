@@ -40,6 +40,9 @@ def pytest_configure(config):
     )
     gpu_report.register(config)
     poison_cpu_allocator()
+    # Products with which results are compared are small, and threads of several processes wait for
+    # one another (test_gmm_policies.py on 2 busy cores: 23 s with one thread, 70 s with two).
+    torch.set_num_threads(1)
 
 
 def pytest_collection_modifyitems(items):

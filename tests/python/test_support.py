@@ -32,6 +32,10 @@ def test_fresh_cuda_memory_is_nan(count):
     assert torch.empty(count, device="cuda").isnan().all()
 
 
+def test_references_are_computed_by_one_thread():
+    assert torch.get_num_threads() == 1
+
+
 def test_the_gmm_reference_is_a_matrix_product_per_row():
     sizes = [2, 0, 3]
     a, b = random_operands(sizes, 4, 6, torch.float64, "cpu", extra_rows=1)

@@ -28,6 +28,7 @@ struct KGroupedJob {
   using Window = GroupWindow<TilesOfEveryGroup>;
   static constexpr int kTileColumns = Policy::kTileColumns;
   static constexpr int kFewestBlocks = kTileRows / kRowStep;
+  static constexpr bool kShortEnds = true;
   using Left = MnMajor<In, kTileRows, Policy::kThreads>;
   using Right = MnMajor<In, kTileColumns, Policy::kThreads>;
 

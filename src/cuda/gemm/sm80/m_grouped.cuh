@@ -30,6 +30,7 @@ struct MGroupedJob {
   static constexpr int kTileColumns = Policy::kTileColumns;
   static constexpr bool kKMajor = Types::kMajor == WeightMajor::kK;
   static constexpr int kFewestBlocks = 1;
+  static constexpr bool kShortEnds = false;  // K is mostly whole slices
   using Left = KMajor<In, kTileRows, Policy::kThreads>;
   using Right = std::conditional_t<kKMajor, KMajor<In, kTileColumns, Policy::kThreads>,
                                    MnMajor<In, kTileColumns, Policy::kThreads>>;

@@ -10,13 +10,14 @@
 //   reduction(tile)           elements to sum up
 //   left(tile), right(tile)   where its operands begin (Source)
 //   row_steps(tile)           its rows in kRowStep, 1 to 4
+//   kShortEnds                whether reductions end anywhere in a slice: its rest is left out then
 //   store(tile, sums, place)  what happens to the sums
 #pragma once
 
 #include <new>
 
 #include "cuda/gemm/group_window.cuh"
-#include "cuda/gemm/sm80/operands.cuh"
+#include "cuda/gemm/sm80/multiply.cuh"
 
 namespace gg::cuda::sm80 {
 
@@ -25,13 +26,6 @@ template <class Job>
 struct Shared {
   typename Job::Tile tile[2];       // the running one and the next
   typename Job::Window window[32];  // warp 0's: here rather than in registers it needs for sums
-};
-
-// The sums of one warp: acc[f][c] is a fragment of 16 rows (place.row_block(f)) and 8 columns.
-// Thread l holds of it, in [2 i + j], row l / 4 + 8 i and column 2 (l % 4) + j.
-template <int kBlocks>
-struct Sums {
-  float acc[kBlocks][kWarpColumns / 8][4];
 };
 
 template <class Job>
@@ -125,30 +119,15 @@ struct Mainloop {
   // ---- multiply ----
 
   template <int kBlocks>
-  struct Fragments {
-    LeftFragments<kBlocks> left;
-    RightFragments right;
-  };
-
-  template <int kBlocks>
   __device__ __forceinline__ void load_fragments(Fragments<kBlocks>& fragments, int step) const {
     Left::left(read_at, place, step, fragments.left);
     Right::right(read_at + Left::kBytes, place, step, fragments.right);
   }
 
-  // Rows [kFrom, kTo). Back and forth, so that neighbours share an operand.
   template <int kFrom, int kTo, int kBlocks>
   __device__ __forceinline__ static void multiply(const Fragments<kBlocks>& fragments,
                                                   Sums<kBlocks>& sums) {
-#pragma unroll
-    for (int f = kFrom; f < kTo; ++f) {
-#pragma unroll
-      for (int i = 0; i < kWarpColumns / 8; ++i) {
-        const int c = f % 2 == 0 ? i : kWarpColumns / 8 - 1 - i;
-        ptx::multiply_add<typename Job::In>(sums.acc[f][c], fragments.left.words[f],
-                                            fragments.right.words[c]);
-      }
-    }
+    multiply_rows<typename Job::In, kFrom, kTo>(fragments, sums);
   }
 
   // One slice; the first step's fragments are in registers, and the next slice's will be.
@@ -173,12 +152,37 @@ struct Mainloop {
     multiply<1, kBlocks>(fragments[1], sums);
   }
 
+  // The same for a slice of which only so many steps hold anything, 1 to 3.
+  template <int kBlocks>
+  __device__ __forceinline__ void multiply_short_slice(Fragments<kBlocks> (&fragments)[2],
+                                                       Sums<kBlocks>& sums, int steps) {
+    load_fragments(fragments[1], 1);
+    load_part<0, 1>();
+    finish_loads();
+    multiply<0, kBlocks>(fragments[0], sums);
+    if (steps > 1) {
+      load_fragments(fragments[0], 2);
+      multiply<0, kBlocks>(fragments[1], sums);
+    }
+    if (steps > 2) multiply<0, kBlocks>(fragments[0], sums);
+    wait_slice();
+    read_at = stage_after(read_at);
+    load_fragments(fragments[0], 0);
+  }
+
   // The same without a product.
   __device__ __forceinline__ void pass_slice() {
     load_part<0, 1>();
     finish_loads();
     wait_slice();
     read_at = stage_after(read_at);
+  }
+
+  // Steps of the tile's last slice, where they are fewer than a slice has and that counts; else 0.
+  __device__ __forceinline__ int steps_of_short_end() const {
+    if constexpr (!Job::kShortEnds) return 0;
+    const int rest = job.reduction(shared.tile[current]) % kElementsPerSlice;
+    return divide_up(rest, kElementsPerSlice / kSteps) % kSteps;
   }
 
   template <int kBlocks>
@@ -189,10 +193,15 @@ struct Mainloop {
     // Two more than are on their way: the next tile is claimed and found meanwhile.
     int left_over = max(slices, kLookahead + 2);
     const int to_pass = left_over - slices;
+    const int last_whole = to_pass + (steps_of_short_end() > 0 ? 1 : 0);
     load_fragments(fragments[0], 0);
-    for (; left_over > to_pass; --left_over) {
+    for (; left_over > last_whole; --left_over) {
       look_ahead(left_over);
       multiply_slice(fragments, sums);
+    }
+    if (Job::kShortEnds && left_over > to_pass) {
+      look_ahead(left_over--);
+      multiply_short_slice(fragments, sums, steps_of_short_end());
     }
     for (; left_over > 0; --left_over) {
       look_ahead(left_over);

@@ -30,13 +30,17 @@ Shape shape_of(int blocks_per_sm = 1) {
   return {Policy::kTileColumns, Policy::kStages, blocks_per_sm};
 }
 
-// The system takes 1 KB a block, which from 8.0 on is also what a multiprocessor has more than a
-// block may get. Where other kernels are to keep multiprocessors for themselves, blocks must be
-// too large to share one: twice as many would spread over twice as many.
-bool has_room_for_pairs(const DeviceLimits& limits) {
+// Whether two of a policy's blocks would share a multiprocessor. The system takes 1 KB a block,
+// which from 8.0 on is also what a multiprocessor has more than a block may get.
+template <class Policy>
+bool two_fit(const DeviceLimits& limits) {
   constexpr int64_t kSystemBytes = 1024;
-  return !limits.is_shared && Pair::kBlocksPerSm * (kBlockBytes<Pair> + kSystemBytes) <=
-                                  limits.shared_bytes_per_block + kSystemBytes;
+  return 2 * (kBlockBytes<Policy> + kSystemBytes) <= limits.shared_bytes_per_block + kSystemBytes;
+}
+
+// Products that a wide tile makes past the last column, and a small one does not: 4 % or more.
+bool wastes_wide_tiles(const Work& work) {
+  return 25 * (2 * work.wide_tiles - work.small_tiles) >= work.small_tiles;
 }
 
 Work work_of(const GmmProblem& problem) {
@@ -48,12 +52,16 @@ Work work_of(const GmmProblem& problem) {
 }  // namespace
 
 Shape shape_for(const DeviceLimits& limits, const Work& work) {
+  // Where other kernels are to keep multiprocessors for themselves, blocks must be too large to
+  // share one: twice as many would spread over twice as many.
+  const bool has_room_for_pairs = !limits.is_shared && two_fit<Pair>(limits);
+  const bool may_be_wide = fits<Wide>(limits) && !(limits.is_shared && two_fit<Wide>(limits));
+
+  const bool fills_pairs = work.small_tiles > limits.num_sms && has_room_for_pairs;
   const bool fills_wide = work.num_columns > Pair::kTileColumns &&
-                          work.wide_tiles >= limits.num_sms && fits<Wide>(limits);
-  const bool fills_pairs = work.small_tiles > limits.num_sms && has_room_for_pairs(limits);
-  if (fills_pairs && (work.prefers_pairs || !fills_wide)) {
-    return shape_of<Pair>(Pair::kBlocksPerSm);
-  }
+                          work.wide_tiles >= limits.num_sms && may_be_wide;
+  const bool prefers_pairs = work.prefers_pairs || wastes_wide_tiles(work);
+  if (fills_pairs && (prefers_pairs || !fills_wide)) return shape_of<Pair>(Pair::kBlocksPerSm);
   if (fills_wide) return shape_of<Wide>();
   if (fits<Deep>(limits)) return shape_of<Deep>();
   return has_shape(limits) ? shape_of<Pair>() : Shape{};

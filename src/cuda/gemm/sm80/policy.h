@@ -35,8 +35,9 @@ using Wide = TilePolicy<256, 3>;
 // waits. One block for a block's shared memory of 99 KB (8.6, 8.9, 12.x).
 using Pair = TilePolicy<128, 3, 2>;
 
-// For outputs with fewer tiles than there are multiprocessors: then latency is all there is (512
-// rows, 2048 x 2048, forward: 128 TFLOP/s cold, 103 with three stages).
+// For outputs with fewer tiles than there are multiprocessors: then latency is all there is (H200,
+// 512 rows, 2048 x 2048, forward: 134 TFLOP/s cold, 103 with three stages). Also where one small
+// block has a multiprocessor to itself, as outputs of at most 128 columns have it on 8.0.
 using Deep = TilePolicy<128, 5>;
 
 inline constexpr int kOtherBytes = 3072;  // of shared memory besides the stages: the scheduler's
@@ -61,8 +62,9 @@ struct Work {
   bool prefers_pairs = false;
 };
 
-// Tiles that leave no multiprocessor idle, as far as that is in their power. `prefers_pairs`: two
-// small blocks rather than a wide one where both would do that.
+// Tiles that leave no multiprocessor idle, as far as that is in their power. Where wide tiles and
+// pairs of small ones both do that: pairs for `prefers_pairs`, or where wide tiles waste more on
+// columns that do not exist.
 Shape shape_for(const DeviceLimits& limits, const Work& work);
 
 // Whether any shape fits.

@@ -28,7 +28,7 @@ constexpr Grant kGrants[] = {
     {"Wide", 166912, 1, {256, 3}, {256, 3}},
     {"OneOfAPair", 101376, 2, {128, 3}, {128, 3}},
     {"Deep", 232448, 0, {128, 5}, {128, 5}},
-    {"Pairs", 232448, 1, {256, 3}, {128, 3, 2}, true},
+    {"Pairs", 232448, 1, {128, 3, 2}, {128, 3, 2}, true},
 };
 void PrintTo(const Grant& grant, std::ostream* out) { *out << grant.name; }
 
@@ -170,6 +170,16 @@ TEST_P(Sm80, ReducesEachGroupsRowsAndAddsWhereAsked) {
         expect_right(backward({"", {5}}, {8, 8}, in, out, accumulate));
       }
     }
+  }
+}
+
+// Reductions that end in each step of a slice, and at each row of it.
+TEST_P(Sm80, ReducesGroupsOfEveryLength) {
+  GroupShape every{"", {}};
+  for (int64_t rows = 0; rows <= 66; ++rows) every.sizes.push_back(rows);
+  for (DType in : {DType::kBFloat16, DType::kFloat32}) {
+    SCOPED_TRACE(to_string(in));
+    expect_right(backward(every, {24, 40}, in, in, false));
   }
 }
 

@@ -4,6 +4,7 @@
 
 #include <utility>
 
+#include "base/math.h"
 #include "cuda/gemm/sm80/door.h"
 #include "cuda/gemm/sm80/policy.h"
 #include "cuda/support/limits.h"
@@ -65,11 +66,31 @@ TEST(Sm80Shapes, HaveAMultiprocessorForThemselvesWhereTilesAreFewOrOthersRunBesi
   shared.is_shared = true;
   EXPECT_EQ(shape_for(shared, kMuchInPairs), (Shape{256, 3}));
   EXPECT_EQ(shape_for(shared, kSlim), (Shape{128, 5}));
+  shared.shared_bytes_per_block = 295 * 1024 - 1;  // where two wide ones would share it
+  EXPECT_EQ(shape_for(shared, kMuchInPairs), (Shape{256, 3}));
+  shared.shared_bytes_per_block = 295 * 1024;
+  EXPECT_EQ(shape_for(shared, kMuchInPairs), (Shape{128, 5}));
+}
+
+// 384 columns are two wide tiles, the second half empty, or three small ones.
+TEST(Sm80Shapes, DoNotMultiplyWhatColumnsDoNotExist) {
+  const auto shape = [](int64_t columns, const DeviceLimits& limits) {
+    return shape_for(limits, {.num_columns = columns,
+                              .wide_tiles = 1000 * base::ceil_div(columns, Wide::kTileColumns),
+                              .small_tiles = 1000 * base::ceil_div(columns, Pair::kTileColumns)});
+  };
+  const DeviceLimits hopper = granting(227 * 1024);
+  EXPECT_EQ(shape(384, hopper), (Shape{128, 3, 2}));
+  EXPECT_EQ(shape(1408, hopper), (Shape{128, 3, 2}));
+  EXPECT_EQ(shape(2880, hopper), (Shape{128, 3, 2}));  // a 23rd more
+  EXPECT_EQ(shape(3456, hopper), (Shape{256, 3}));     // a 27th
+  EXPECT_EQ(shape(512, hopper), (Shape{256, 3}));
+  EXPECT_EQ(shape(384, granting(163 * 1024)), (Shape{256, 3})) << "no room for pairs";
 }
 
 TEST(Sm80Shapes, AlwaysFitWithWhatElseABlockHolds) {
   constexpr int64_t kSystemBytes = 1024;  // a block; a multiprocessor has as much more than a block
-  constexpr int64_t kMostBytes = 256 * 1024;  // more than any GPU grants
+  constexpr int64_t kMostBytes = 300 * 1024;  // more than any GPU grants
   for (int64_t bytes = 0; bytes < kMostBytes; bytes += 512) {
     for (bool is_shared : {false, true}) {
       for (const Work& work : {kMuch, kMuchInPairs, kSlim, kLittle}) {
