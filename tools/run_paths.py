@@ -70,6 +70,7 @@ class Run:
             print(f"{self.path}: {self.name} {verdict}, {took:.0f} s; {self.log}", flush=True)
             if code:
                 self.failed.append(self.name)
+            self.process = None
         if not self.waiting:
             return False
         self.name, command = self.waiting.pop(0)

@@ -58,8 +58,8 @@ Shape shape_for(const DeviceLimits& limits, const Work& work) {
   const bool may_be_wide = fits<Wide>(limits) && !(limits.is_shared && two_fit<Wide>(limits));
 
   const bool fills_pairs = work.small_tiles > limits.num_sms && has_room_for_pairs;
-  const bool fills_wide = work.num_columns > Pair::kTileColumns &&
-                          work.wide_tiles >= limits.num_sms && may_be_wide;
+  const bool fills_wide =
+      work.num_columns > Pair::kTileColumns && work.wide_tiles >= limits.num_sms && may_be_wide;
   const bool prefers_pairs = work.prefers_pairs || wastes_wide_tiles(work);
   if (fills_pairs && (prefers_pairs || !fills_wide)) return shape_of<Pair>(Pair::kBlocksPerSm);
   if (fills_wide) return shape_of<Wide>();
