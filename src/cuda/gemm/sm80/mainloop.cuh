@@ -18,6 +18,7 @@
 
 #include "cuda/gemm/group_window.cuh"
 #include "cuda/gemm/sm80/multiply.cuh"
+#include "cuda/gemm/sm80/slices.cuh"
 
 namespace gg::cuda::sm80 {
 
@@ -33,30 +34,30 @@ struct Mainloop {
   using Left = typename Job::Left;
   using Right = typename Job::Right;
   using Tile = typename Job::Tile;
-  static constexpr int kStages = Job::Policy::kStages;
-  static constexpr int kStageBytes = stage_bytes(Job::Policy::kTileColumns);
-  static constexpr int kLookahead = kStages - 1;  // slices on their way while one is multiplied
+  using Ring = Slices<Left, Right, Job::Policy::kStages>;
+  static constexpr int kLookahead = Ring::kLookahead;
   static constexpr int kElementsPerSlice = kSliceBytes / sizeof(typename Job::In);
-  static constexpr int kPasses = Left::kPasses + Right::kPasses;
-  static_assert(Left::kBytes + Right::kBytes == kStageBytes);
+  static constexpr int kStagesBytes = Job::Policy::kStages * Ring::kStageBytes;
+  static_assert(Ring::kStageBytes == stage_bytes(Job::Policy::kTileColumns));
   static_assert(sizeof(Shared<Job>) <= kOtherBytes);
 
   const Job& job;
   Shared<Job>& shared;
   unsigned* const claims;
-  const uint32_t stages;  // shared memory
+  Ring slices;
   const Place place = Place::of<Job::Policy::kThreads>(threadIdx.x);
-  Left left;
-  Right right;
-  uint32_t load_at, read_at;  // one of the stages
-  int current = 0;            // of shared.tile
-  int claimed = 0;            // lane 0 of warp 0
+  int current = 0;  // of shared.tile
+  int claimed = 0;  // lane 0 of warp 0
 
   // ---- tiles ----
 
   __device__ __forceinline__ void find_tile(int number, int slot) {
     const Tile found = job.find(shared.window[lane_index()], number);
     if (lane_index() == 0) shared.tile[slot] = found;
+  }
+
+  __device__ __forceinline__ void start_loads(const Tile& tile) {
+    slices.start(job.left(tile), job.right(tile));
   }
 
   // Towards the end of a tile, so that an idle block can take what this one would only queue.
@@ -73,55 +74,12 @@ struct Mainloop {
     if (left_over == kLookahead) start_loads(shared.tile[current ^ 1]);
   }
 
-  // ---- loads ----
-
-  __device__ __forceinline__ void start_loads(const Tile& tile) {
-    left.start(job.left(tile));
-    right.start(job.right(tile));
-  }
-
-  // The copies of one slice, in kParts parts.
-  template <int kPart, int kParts>
-  __device__ __forceinline__ void load_part() {
-    load_passes<kPart * kPasses / kParts, (kPart + 1) * kPasses / kParts>();
-  }
-  template <int kPass, int kEnd>
-  __device__ __forceinline__ void load_passes() {
-    if constexpr (kPass < kEnd) {
-      if constexpr (kPass < Left::kPasses) {
-        left.template copy<kPass>(load_at);
-      } else {
-        right.template copy<kPass - Left::kPasses>(load_at + Left::kBytes);
-      }
-      load_passes<kPass + 1, kEnd>();
-    }
-  }
-
-  __device__ __forceinline__ uint32_t stage_after(uint32_t stage) const {
-    stage += kStageBytes;
-    return stage == stages + kStages * kStageBytes ? stages : stage;
-  }
-
-  // A slice's copies are all issued (perhaps none).
-  __device__ __forceinline__ void finish_loads() {
-    ptx::commit_copies();
-    left.advance();
-    right.advance();
-    load_at = stage_after(load_at);
-  }
-
-  // The next slice has arrived, and all warps have read the last fragments of the one before.
-  __device__ __forceinline__ void wait_slice() {
-    ptx::wait_copies<kLookahead - 1>();
-    __syncthreads();
-  }
-
   // ---- multiply ----
 
   template <int kBlocks>
   __device__ __forceinline__ void load_fragments(Fragments<kBlocks>& fragments, int step) const {
-    Left::left(read_at, place, step, fragments.left);
-    Right::right(read_at + Left::kBytes, place, step, fragments.right);
+    Left::left(slices.left_slice(), place, step, fragments.left);
+    Right::right(slices.right_slice(), place, step, fragments.right);
   }
 
   template <int kFrom, int kTo, int kBlocks>
@@ -131,23 +89,21 @@ struct Mainloop {
   }
 
   // One slice; the first step's fragments are in registers, and the next slice's will be.
-  // Copies go to the stage that was read before this slice.
   template <int kBlocks>
   __device__ __forceinline__ void multiply_slice(Fragments<kBlocks> (&fragments)[2],
                                                  Sums<kBlocks>& sums) {
     load_fragments(fragments[1], 1);
-    load_part<0, 3>();
+    slices.template load_part<0, 3>();
     multiply<0, kBlocks>(fragments[0], sums);
     load_fragments(fragments[0], 2);
-    load_part<1, 3>();
+    slices.template load_part<1, 3>();
     multiply<0, kBlocks>(fragments[1], sums);
     load_fragments(fragments[1], 3);
-    load_part<2, 3>();
-    finish_loads();
+    slices.template load_part<2, 3>();
+    slices.finish_loads();
     multiply<0, kBlocks>(fragments[0], sums);
     multiply<0, 1>(fragments[1], sums);
-    wait_slice();
-    read_at = stage_after(read_at);
+    slices.wait_for_next();
     load_fragments(fragments[0], 0);
     multiply<1, kBlocks>(fragments[1], sums);
   }
@@ -157,25 +113,23 @@ struct Mainloop {
   __device__ __forceinline__ void multiply_short_slice(Fragments<kBlocks> (&fragments)[2],
                                                        Sums<kBlocks>& sums, int steps) {
     load_fragments(fragments[1], 1);
-    load_part<0, 1>();
-    finish_loads();
+    slices.template load_part<0, 1>();
+    slices.finish_loads();
     multiply<0, kBlocks>(fragments[0], sums);
     if (steps > 1) {
       load_fragments(fragments[0], 2);
       multiply<0, kBlocks>(fragments[1], sums);
     }
     if (steps > 2) multiply<0, kBlocks>(fragments[0], sums);
-    wait_slice();
-    read_at = stage_after(read_at);
+    slices.wait_for_next();
     load_fragments(fragments[0], 0);
   }
 
   // The same without a product.
   __device__ __forceinline__ void pass_slice() {
-    load_part<0, 1>();
-    finish_loads();
-    wait_slice();
-    read_at = stage_after(read_at);
+    slices.template load_part<0, 1>();
+    slices.finish_loads();
+    slices.wait_for_next();
   }
 
   // Steps of the tile's last slice, where they are fewer than a slice has and that counts; else 0.
@@ -189,10 +143,10 @@ struct Mainloop {
   __device__ __forceinline__ void run_tile() {
     Sums<kBlocks> sums = {};
     Fragments<kBlocks> fragments[2];
-    const int slices = divide_up(job.reduction(shared.tile[current]), kElementsPerSlice);
+    const int num_slices = divide_up(job.reduction(shared.tile[current]), kElementsPerSlice);
     // Two more than are on their way: the next tile is claimed and found meanwhile.
-    int left_over = max(slices, kLookahead + 2);
-    const int to_pass = left_over - slices;
+    int left_over = max(num_slices, kLookahead + 2);
+    const int to_pass = left_over - num_slices;
     const int last_whole = to_pass + (steps_of_short_end() > 0 ? 1 : 0);
     load_fragments(fragments[0], 0);
     for (; left_over > last_whole; --left_over) {
@@ -227,12 +181,11 @@ struct Mainloop {
     }
     __syncthreads();
     start_loads(shared.tile[0]);
-    load_at = read_at = stages;
     for (int i = 0; i < kLookahead; ++i) {
-      load_part<0, 1>();
-      finish_loads();
+      slices.template load_part<0, 1>();
+      slices.finish_loads();
     }
-    wait_slice();
+    slices.wait();
     for (; !shared.tile[current].is_end(); current ^= 1) {
       run_tile_of<kTileRows / kRowStep>(job.row_steps(shared.tile[current]));
     }
@@ -244,23 +197,19 @@ struct Mainloop {
 template <class Job>
 __device__ __forceinline__ const Shared<Job>& run_job(const Job& job, unsigned* claims,
                                                       uint8_t* shared_bytes) {
-  constexpr int kStagesBytes = Mainloop<Job>::kStages * Mainloop<Job>::kStageBytes;
   const uint32_t begin = ptx::shared_address(shared_bytes);
   if (begin % 128 != 0) __trap();  // place.h counts on it
-  auto& shared = *reinterpret_cast<Shared<Job>*>(shared_bytes + kStagesBytes);
+  auto& shared = *reinterpret_cast<Shared<Job>*>(shared_bytes + Mainloop<Job>::kStagesBytes);
   Mainloop<Job> loop{.job = job,
                      .shared = shared,
                      .claims = claims,
-                     .stages = begin,
-                     .left = {job.left_pitch()},
-                     .right = {job.right_pitch()}};
+                     .slices = {begin, {job.left_pitch()}, {job.right_pitch()}}};
   loop.run();
   return shared;
 }
 
 // Dynamic shared memory of such a kernel.
 template <class Job>
-constexpr int kSharedBytes =
-    Mainloop<Job>::kStages * Mainloop<Job>::kStageBytes + static_cast<int>(sizeof(Shared<Job>));
+constexpr int kSharedBytes = Mainloop<Job>::kStagesBytes + static_cast<int>(sizeof(Shared<Job>));
 
 }  // namespace gg::cuda::sm80
